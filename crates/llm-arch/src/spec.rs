@@ -115,28 +115,14 @@ impl StackSpec {
 
     /// Attention of each layer that attends.
     pub fn attentions(&self) -> impl Iterator<Item = &AttentionSpec> {
-        self.layers.iter().filter_map(|layer| match &layer.mixer {
-            MixerSpec::Attention(attention) => Some(attention),
-            MixerSpec::Hybrid(hybrid) => Some(&hybrid.attention),
-            MixerSpec::Latent(_)
-            | MixerSpec::Conv(_)
-            | MixerSpec::Delta(_)
-            | MixerSpec::StateSpace(_)
-            | MixerSpec::Absent => None,
-        })
+        self.layers
+            .iter()
+            .filter_map(|layer| layer.mixer.attention())
     }
 
     /// Attention of each layer that attends to latents.
     pub fn latents(&self) -> impl Iterator<Item = &LatentSpec> {
-        self.layers.iter().filter_map(|layer| match &layer.mixer {
-            MixerSpec::Latent(latent) => Some(latent),
-            MixerSpec::Attention(_)
-            | MixerSpec::Conv(_)
-            | MixerSpec::Delta(_)
-            | MixerSpec::StateSpace(_)
-            | MixerSpec::Hybrid(_)
-            | MixerSpec::Absent => None,
-        })
+        self.layers.iter().filter_map(|layer| layer.mixer.latent())
     }
 
     /// Attention of each layer that attends.
@@ -155,15 +141,8 @@ impl StackSpec {
 
     /// The layer whose keys and values, or other state, layer `i` has: mostly its own.
     pub fn state_of(&self, i: usize) -> usize {
-        match &self.layers[i].mixer {
-            MixerSpec::Attention(attention) => attention.keys_of.unwrap_or(i),
-            MixerSpec::Latent(_)
-            | MixerSpec::Conv(_)
-            | MixerSpec::Delta(_)
-            | MixerSpec::StateSpace(_)
-            | MixerSpec::Hybrid(_)
-            | MixerSpec::Absent => i,
-        }
+        let attention = self.layers[i].mixer.attention();
+        attention.and_then(|of| of.keys_of).unwrap_or(i)
     }
 
     /// Layers whose keys and values others have too, with their attention.
@@ -171,10 +150,7 @@ impl StackSpec {
         let mut lenders: Vec<_> = self.attentions().filter_map(|of| of.keys_of).collect();
         lenders.sort_unstable();
         lenders.dedup();
-        let attention = |i: usize| match &self.layers[i].mixer {
-            MixerSpec::Attention(attention) => Some((i, attention)),
-            _ => None,
-        };
+        let attention = |i: usize| Some((i, self.layers[i].mixer.attention()?));
         lenders.into_iter().filter_map(attention).collect()
     }
 
@@ -247,6 +223,32 @@ pub enum MixerSpec {
 }
 
 impl MixerSpec {
+    /// The attention, alone or beside a state space.
+    pub fn attention(&self) -> Option<&AttentionSpec> {
+        match self {
+            MixerSpec::Attention(attention) => Some(attention),
+            MixerSpec::Hybrid(hybrid) => Some(&hybrid.attention),
+            MixerSpec::Latent(_)
+            | MixerSpec::Conv(_)
+            | MixerSpec::Delta(_)
+            | MixerSpec::StateSpace(_)
+            | MixerSpec::Absent => None,
+        }
+    }
+
+    /// The attention to latents.
+    pub fn latent(&self) -> Option<&LatentSpec> {
+        match self {
+            MixerSpec::Latent(latent) => Some(latent),
+            MixerSpec::Attention(_)
+            | MixerSpec::Conv(_)
+            | MixerSpec::Delta(_)
+            | MixerSpec::StateSpace(_)
+            | MixerSpec::Hybrid(_)
+            | MixerSpec::Absent => None,
+        }
+    }
+
     /// True where the state of a sequence is of one size, and is overwritten by each position.
     pub fn is_recurrent(&self) -> bool {
         match self {

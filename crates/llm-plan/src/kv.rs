@@ -31,8 +31,19 @@ impl KvTable {
     }
 }
 
-/// Pool of a decoder's layer for its own positions.
-pub fn kv_shape(attention: &AttentionSpec, limits: &Limits, dtype: DType) -> KvShape {
+/// Pools of a decoder's layer for its own positions, where its mixer has such: of keys and values, unless it sees another layer's,
+/// and of the keys by which it selects positions.
+pub fn own_kv_shapes(mixer: &MixerSpec, limits: &Limits, dtype: DType) -> [Option<KvShape>; 2] {
+    let attention = mixer.attention().filter(|own| own.keys_of.is_none());
+    let heads = attention.map(|own| kv_shape(own, limits, dtype));
+    let latent = mixer.latent();
+    let latents = latent.map(|own| latent_kv_shape(own, limits, dtype));
+    let index = latent.and_then(|own| index_kv_shape(own, limits, dtype));
+    [heads.or(latents), index]
+}
+
+/// Of keys and values by heads.
+fn kv_shape(attention: &AttentionSpec, limits: &Limits, dtype: DType) -> KvShape {
     KvShape {
         n_kv_heads: attention.n_kv_heads,
         head_dim: attention.head_dim,
@@ -43,8 +54,8 @@ pub fn kv_shape(attention: &AttentionSpec, limits: &Limits, dtype: DType) -> KvS
     }
 }
 
-/// Pool of a decoder's layer that attends to latents: one key for all heads, whose values are the latent in it.
-pub fn latent_kv_shape(latent: &LatentSpec, limits: &Limits, dtype: DType) -> KvShape {
+/// Of latents: one key for all heads, whose values are the latent in it.
+fn latent_kv_shape(latent: &LatentSpec, limits: &Limits, dtype: DType) -> KvShape {
     KvShape {
         n_kv_heads: 1,
         head_dim: latent.key_dim(),
@@ -55,9 +66,9 @@ pub fn latent_kv_shape(latent: &LatentSpec, limits: &Limits, dtype: DType) -> Kv
     }
 }
 
-/// Pool of the keys by which a decoder's layer selects positions, where it has heads for that and contexts have more of them than
-/// are selected.
-pub fn index_kv_shape(latent: &LatentSpec, limits: &Limits, dtype: DType) -> Option<KvShape> {
+/// Of the keys by which positions are selected, where a layer has heads for that and contexts have more positions than are
+/// selected.
+fn index_kv_shape(latent: &LatentSpec, limits: &Limits, dtype: DType) -> Option<KvShape> {
     let index = latent.index.filter(|index| limits.selects(index))?;
     let head_dim = index.heads?.head_dim;
     Some(KvShape {
@@ -108,19 +119,8 @@ pub fn kv_tables(
 ) -> Vec<KvTable> {
     let table = |shape: KvShape| KvTable::of(&shape, block_len(&shape));
     let layers = spec.decoder.layers.iter();
-    let index = spec.decoder.latents();
-    let index = index.filter_map(|latent| index_kv_shape(latent, limits, dtype));
-    let shapes = layers.filter_map(|layer| match &layer.mixer {
-        // Another's, in the same table.
-        MixerSpec::Attention(attention) if attention.keys_of.is_some() => None,
-        MixerSpec::Attention(attention) => Some(kv_shape(attention, limits, dtype)),
-        MixerSpec::Hybrid(hybrid) => Some(kv_shape(&hybrid.attention, limits, dtype)),
-        MixerSpec::Latent(latent) => Some(latent_kv_shape(latent, limits, dtype)),
-        MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) | MixerSpec::Absent => {
-            None
-        }
-    });
-    let mut tables: Vec<_> = shapes.chain(index).map(table).collect();
+    let shapes = layers.flat_map(|layer| own_kv_shapes(&layer.mixer, limits, dtype));
+    let mut tables: Vec<_> = shapes.flatten().map(table).collect();
     tables.sort_unstable();
     tables.dedup();
     tables

@@ -50,8 +50,8 @@ pub use error::PlanError;
 pub use estimate::{MemoryEstimate, UnitUse};
 pub use hf_map::HfMap;
 pub use kv::{
-    KvTable, conv_state_shape, cross_kv_shape, encoder_kv_shape, index_kv_shape, kv_shape,
-    kv_tables, latent_kv_shape, state_shapes,
+    KvTable, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_tables, own_kv_shapes,
+    state_shapes,
 };
 pub use limits::Limits;
 pub use load_peak::whole_shards_peak;

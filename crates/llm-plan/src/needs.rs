@@ -8,8 +8,8 @@ use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 use crate::activation::{F32, HostBuffers};
 use crate::{
     ActivationWidths, HeadWidths, Limits, PlanError, Result, RunOn, bias_elements,
-    conv_state_shape, cross_kv_shape, encoder_kv_shape, index_kv_shape, kv_shape, kv_tables,
-    latent_kv_shape, selected_words, state_shapes, workspace_shape,
+    conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_tables, own_kv_shapes, selected_words,
+    state_shapes, workspace_shape,
 };
 
 /// Costs that only a kind of device knows.
@@ -249,26 +249,20 @@ impl DeviceNeeds {
                 let shapes = state_shapes(elements, limits);
                 shapes.iter().map(|shape| shape.bytes().get()).sum()
             };
-            let attention = match &layer.mixer {
-                MixerSpec::Attention(attention) if attention.keys_of.is_some() => return 0,
-                MixerSpec::Attention(attention) => attention,
-                MixerSpec::Latent(latent) => {
-                    let index = index_kv_shape(latent, limits, kv_dtype).map_or(0, pool);
-                    return pool(latent_kv_shape(latent, limits, kv_dtype)).saturating_add(index);
+            let beside = match &layer.mixer {
+                // What an encoder made of the prompt, as this layer sees it.
+                MixerSpec::Attention(attention) => {
+                    encoder.map_or(0, |_| pool(cross_kv_shape(attention, limits, kv_dtype)))
                 }
-                MixerSpec::Conv(conv) => return conv_state_shape(conv, limits).bytes().get(),
-                MixerSpec::Delta(delta) => return states(delta.elements()),
-                MixerSpec::StateSpace(space) => return states(space.elements()),
-                MixerSpec::Hybrid(hybrid) => {
-                    let own = pool(kv_shape(&hybrid.attention, limits, kv_dtype));
-                    return own.saturating_add(states(hybrid.space.elements()));
-                }
-                MixerSpec::Absent => return 0,
+                MixerSpec::Conv(conv) => conv_state_shape(conv, limits).bytes().get(),
+                MixerSpec::Delta(delta) => states(delta.elements()),
+                MixerSpec::StateSpace(space) => states(space.elements()),
+                MixerSpec::Hybrid(hybrid) => states(hybrid.space.elements()),
+                MixerSpec::Latent(_) | MixerSpec::Absent => 0,
             };
-            let own = pool(kv_shape(attention, limits, kv_dtype));
-            // What an encoder made of the prompt, as this layer sees it.
-            let cross = |_| pool(cross_kv_shape(attention, limits, kv_dtype));
-            own.saturating_add(encoder.map_or(0, cross))
+            let own = own_kv_shapes(&layer.mixer, limits, kv_dtype);
+            let pools = own.into_iter().flatten().map(pool);
+            pools.fold(beside, u64::saturating_add)
         };
         let encoder_kv = encoder.iter().flat_map(|stack| stack.attentions());
         let encoder_kv = encoder_kv.map(|a| pool(encoder_kv_shape(a, limits, kv_dtype)));

@@ -1,6 +1,6 @@
 //! Runs of units that one device computes, cut from a device map.
 
-use llm_arch::{MixerSpec, ModelSpec, Side, Unit};
+use llm_arch::{ModelSpec, Side, Unit};
 
 use crate::{DeviceMap, Home, Limits, Placement, PlanError, Result, RunOn};
 
@@ -63,15 +63,7 @@ impl DeviceMap {
 pub fn check_selections(stages: &[StagePlan], spec: &ModelSpec, limits: &Limits) -> Result<()> {
     for stage in stages {
         let layers = stage.layers(Side::Decoder);
-        let index = layers.filter_map(|i| match &spec.decoder.layers[i].mixer {
-            MixerSpec::Latent(latent) => latent.index,
-            MixerSpec::Attention(_)
-            | MixerSpec::Hybrid(_)
-            | MixerSpec::Conv(_)
-            | MixerSpec::Delta(_)
-            | MixerSpec::StateSpace(_)
-            | MixerSpec::Absent => None,
-        });
+        let index = layers.filter_map(|i| spec.decoder.layers[i].mixer.latent()?.index);
         let mut selecting = index.filter(|index| limits.selects(index));
         if let (RunOn::Gpu(gpu), Some(index)) = (stage.run_on, selecting.next()) {
             return Err(PlanError::SelectsOnGpu {

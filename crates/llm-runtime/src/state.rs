@@ -3,8 +3,8 @@
 use llm_arch::{AttentionSpec, MixerSpec, ModelSpec};
 use llm_backend::{Allocation, Backend, Ops, Rows, StateBatch};
 use llm_plan::{
-    KvTable, Limits, conv_state_shape, cross_kv_shape, encoder_kv_shape, index_kv_shape, kv_shape,
-    kv_tables, latent_kv_shape, state_shapes,
+    KvTable, Limits, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_tables, own_kv_shapes,
+    state_shapes,
 };
 use llm_tensor::{Bytes, DType, KvShape, StateShape};
 
@@ -68,16 +68,7 @@ impl<B: Backend> LayerState<B> {
         sequences: &SequenceBlocks<B>,
         (limits, dtype): (&Limits, DType),
     ) -> Result<Self> {
-        let own = match mixer {
-            MixerSpec::Attention(attention) if attention.keys_of.is_some() => None,
-            MixerSpec::Attention(attention) => Some(kv_shape(attention, limits, dtype)),
-            MixerSpec::Hybrid(hybrid) => Some(kv_shape(&hybrid.attention, limits, dtype)),
-            MixerSpec::Latent(latent) => Some(latent_kv_shape(latent, limits, dtype)),
-            MixerSpec::Conv(_)
-            | MixerSpec::Delta(_)
-            | MixerSpec::StateSpace(_)
-            | MixerSpec::Absent => None,
-        };
+        let [own, index] = own_kv_shapes(mixer, limits, dtype);
         let convolved = |elements| {
             let [conv, rule] = state_shapes(elements, limits);
             (vec![conv], Some(rule))
@@ -97,15 +88,6 @@ impl<B: Backend> LayerState<B> {
             MixerSpec::Attention(_) | MixerSpec::Latent(_) | MixerSpec::Absent => {
                 (Vec::new(), None)
             }
-        };
-        let index = match mixer {
-            MixerSpec::Latent(latent) => index_kv_shape(latent, limits, dtype),
-            MixerSpec::Attention(_)
-            | MixerSpec::Hybrid(_)
-            | MixerSpec::Conv(_)
-            | MixerSpec::Delta(_)
-            | MixerSpec::StateSpace(_)
-            | MixerSpec::Absent => None,
         };
         let kv = |shape: KvShape| KvState::new(backend, &shape, &sequences.own);
         let slots = |shape: StateShape| SlotState::new(backend, shape);

@@ -161,14 +161,13 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
     /// When the model has no such layer.
     pub fn block(&mut self, side: Side, layer: usize) -> BlockOf<T> {
         let stack = self.spec.stack(side).expect("a stack that has layers");
-        let number = layer;
-        let layer = &stack.layers[number];
+        let LayerSpec { mixer, mlp } = &stack.layers[layer];
         let [around_mixer, around_mlp] = stack.residual.sublayers(&stack.norm);
         let has_cross = side == Side::Decoder && self.spec.encoder.is_some();
         BlockOf {
-            mixer: self.mixer(around_mixer, &layer.mixer),
+            mixer: self.mixer(around_mixer, mixer),
             // Its heads are those of the mixer.
-            cross: match &layer.mixer {
+            cross: match mixer {
                 MixerSpec::Attention(attention) if has_cross => {
                     let norm = stack.norm.of(Role::CrossNorm);
                     let around = (Before::Norm(norm), After::Add);
@@ -182,8 +181,8 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 | MixerSpec::Hybrid(_)
                 | MixerSpec::Absent => None,
             },
-            mlp: self.mlp(around_mlp, (&layer.mlp, &stack.norm)),
-            per_layer: self.per_layer(side, number),
+            mlp: self.mlp(around_mlp, (mlp, &stack.norm)),
+            per_layer: self.per_layer(side, layer),
             scale: (stack.scaled_layers).then(|| (self.make)(Role::LayerScale, &[1])),
         }
     }
