@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use cuda_emulator::harness::{self, Machine};
 use cuda_emulator::report::KernelReport;
-use llm_backend::{Backend, Queue, Result};
+use llm_backend::{Backend, Queue, Result, Rows, StateBatch};
 use llm_cuda::{Compute, Cuda, CudaQueue, CudaWeight, probe};
 use llm_quant::{Scheme, StoredWeight};
 use llm_tensor::{HostBytes, WorkspaceShape};
@@ -290,6 +290,21 @@ impl Bench {
         buffer
     }
 
+    /// Two sequences of so many rows each, which go on from states in two of three slots.
+    pub(crate) fn two_sequences(&mut self, n_tokens: usize) -> TwoSequences {
+        let rows = [0, 1].map(|i| Rows {
+            first: i * n_tokens,
+            n_tokens,
+            start: 5,
+            n_positions: 5 + n_tokens,
+        });
+        TwoSequences {
+            rows_index: self.index(&rows.map(|rows| rows.words()).concat()),
+            slots: self.index(&[2, 0]),
+            rows,
+        }
+    }
+
     pub(crate) fn index(&mut self, values: &[u32]) -> Index {
         let mut index = self.cuda.alloc_index(values.len()).unwrap();
         self.queue.upload_index(values, &mut index).unwrap();
@@ -312,5 +327,22 @@ impl Bench {
         };
         let n_bytes = stored.stored_bytes().total().get() as usize;
         (self.cuda.load(stored).unwrap(), n_bytes)
+    }
+}
+
+/// Sequences with states, and what a device is told of them.
+pub(crate) struct TwoSequences {
+    rows: [Rows; 2],
+    rows_index: Index,
+    slots: Index,
+}
+
+impl TwoSequences {
+    pub(crate) fn batch(&self) -> StateBatch<'_, Cuda> {
+        StateBatch {
+            rows: &self.rows,
+            rows_index: &self.rows_index,
+            slots: &self.slots,
+        }
     }
 }

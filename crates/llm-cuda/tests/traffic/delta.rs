@@ -1,8 +1,7 @@
 //! The gated delta rule: a state is read and written once, however many positions go through it.
 
 use llm_backend::{
-    Decays, DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOp, NormOrder, Ops, Rows,
-    StateBatch,
+    Decays, DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOp, NormOrder, Ops,
 };
 use llm_quant::Scheme;
 use llm_tensor::{DType, Norm};
@@ -53,19 +52,8 @@ fn states(bench: &mut Bench, decays: Decays, (key_dim, n_tokens): (usize, usize)
     let gates = bench.buffer(2 * n_tokens * op.gates.row_width);
     let mut state = bench.buffer(3 * op.state_elements());
     let mut out = bench.buffer(2 * n_tokens * op.out_width());
-    let rows = [0, 1].map(|i| Rows {
-        first: i * n_tokens,
-        n_tokens,
-        start: 5,
-        n_positions: 5 + n_tokens,
-    });
-    let rows_index = bench.index(&rows.map(|rows| rows.words()).concat());
-    let slots = bench.index(&[2, 0]);
-    let batch = StateBatch {
-        rows: &rows,
-        rows_index: &rows_index,
-        slots: &slots,
-    };
+    let sequences = bench.two_sequences(n_tokens);
+    let batch = sequences.batch();
     let what = format!("{n_tokens} positions of keys of {key_dim}, decays by {decays:?}");
     // Keys and queries are read again by each block of a head, and so are what channels decay by and is added to it.
     let n_blocks = n_values * value_dim / if key_dim > 128 { 16 } else { 32 };

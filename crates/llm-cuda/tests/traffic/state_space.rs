@@ -1,6 +1,6 @@
 //! State spaces: a state is read and written once, however many positions go through it.
 
-use llm_backend::{Ops, Rows, StateBatch, StateSpace, Steps};
+use llm_backend::{Ops, StateSpace, Steps};
 use llm_quant::Scheme;
 use llm_tensor::DType;
 
@@ -35,19 +35,8 @@ fn states_of_spaces_are_read_and_written_once() {
                 let steps = bench.buffer(2 * n_tokens * op.steps.row_width);
                 let mut state = bench.buffer(3 * op.state_elements());
                 let mut out = bench.buffer(2 * n_tokens * op.out_width());
-                let rows = [0, 1].map(|i| Rows {
-                    first: i * n_tokens,
-                    n_tokens,
-                    start: 5,
-                    n_positions: 5 + n_tokens,
-                });
-                let rows_index = bench.index(&rows.map(|rows| rows.words()).concat());
-                let slots = bench.index(&[2, 0]);
-                let batch = StateBatch {
-                    rows: &rows,
-                    rows_index: &rows_index,
-                    slots: &slots,
-                };
+                let sequences = bench.two_sequences(n_tokens);
+                let batch = sequences.batch();
                 let what = format!("{n_tokens} positions of states of {state_dim}");
                 // What states are written and read by is read again by each block of a group.
                 let n_blocks = n_heads * head_dim / if state_dim > 128 { 16 } else { 32 };
