@@ -8,8 +8,8 @@ mod index;
 mod latent;
 mod state_space;
 
-use llm_arch::{AttentionSpec, HybridOf, LinearOf, MixerOf};
-use llm_backend::{Attention, Backend, Mask, Output, RelativeBias};
+use llm_arch::{AttentionSpec, HybridOf, LinearOf, MixerOf, Positions, RotarySpec};
+use llm_backend::{Attention, Backend, Heads, Mask, NormOp, Ops, Output, RelativeBias, Rotary};
 
 pub(crate) use self::cross::{encode, forward as cross};
 use crate::Result;
@@ -73,6 +73,40 @@ fn project_back<B: Backend>(
     let rows = &mut a.rows;
     let to = (output, &mut rows.x, &mut rows.delta);
     apply_back::<B>(queue, by, &rows.attended, to, (a.hidden, n_tokens))
+}
+
+/// Turns heads of `x` as `op` says of the rotary positions of index `idx`, whose angles are among `angles`; where there is none
+/// they stay as they are.
+fn turn_shared<B: Backend>(
+    call: &mut Call<'_, B>,
+    idx: Option<usize>,
+    op: impl FnOnce(&RotarySpec) -> Rotary,
+    (angles, x): (&[B::Buffer], &mut B::Buffer),
+) -> Result<()> {
+    let Some(idx) = idx else {
+        return Ok(());
+    };
+    let Positions::Rotary(kinds) = &call.stack.positions else {
+        unreachable!("keys that heads share are turned")
+    };
+    let (op, n_tokens) = (op(&kinds[idx]), call.n_tokens);
+    Ok(call.queue.rotate(&op, &angles[idx], x, n_tokens)?)
+}
+
+/// Normalises the first `width` elements of each row.
+fn norm_first<B: Backend>(
+    call: &mut Call<'_, B>,
+    norm: &NormOp<'_, B>,
+    (width, row_width): (usize, usize),
+    rows: &mut B::Buffer,
+) -> Result<()> {
+    let first = Heads {
+        first: 0,
+        n_heads: 1,
+        head_dim: width,
+        row_width,
+    };
+    Ok(call.queue.norm_heads(norm, &first, rows, call.n_tokens)?)
 }
 
 /// Attention of rows that lie `row_width` apart.

@@ -2,9 +2,10 @@
 
 use std::slice::from_ref;
 
-use llm_arch::{IndexOf, LatentOf, LatentSpec, Positions};
-use llm_backend::{Backend, Heads, KvColumns, Ops, Output, Rotary, Selection};
+use llm_arch::{IndexOf, LatentOf, LatentSpec, RotarySpec};
+use llm_backend::{Backend, KvColumns, Ops, Output, Rotary, Selection};
 
+use super::{norm_first, turn_shared};
 use crate::Result;
 use crate::activations::Activations;
 use crate::projection::{apply, norm_op};
@@ -26,15 +27,8 @@ pub(super) fn keep<B: Backend>(
         Input::Normed => &a.rows.normed,
     };
     apply::<B>(call.queue, from_ref(&index.k), x, out, n_tokens)?;
-    let heads = Heads {
-        first: 0,
-        n_heads: 1,
-        head_dim,
-        row_width: head_dim,
-    };
     let norm = norm_op(&index.k_norm);
-    call.queue
-        .norm_heads(&norm, &heads, &mut a.rows.qkv, n_tokens)?;
+    norm_first(call, &norm, (head_dim, head_dim), &mut a.rows.qkv)?;
     turn((spec, index), call, 1, a)?;
     let columns = KvColumns {
         first: 0,
@@ -100,23 +94,15 @@ fn turn<B: Backend>(
     n_heads: usize,
     a: &mut Activations<B>,
 ) -> Result<()> {
-    let Some(idx) = spec.rotary_idx else {
-        return Ok(());
-    };
-    let Positions::Rotary(kinds) = &call.stack.positions else {
-        unreachable!("keys that heads share are turned")
-    };
     let head_dim = index.spec.head_dim;
-    let op = Rotary {
+    let op = |rotary: &RotarySpec| Rotary {
         n_heads,
         head_dim,
         first: 0,
-        rotary_dim: kinds[idx].dim,
+        rotary_dim: rotary.dim,
         pairing: index.spec.pairing,
         row_width: n_heads * head_dim,
     };
-    let angles = &a.rows.angles[idx];
-    Ok(call
-        .queue
-        .rotate(&op, angles, &mut a.rows.qkv, call.n_tokens)?)
+    let x = (&a.rows.angles[..], &mut a.rows.qkv);
+    turn_shared(call, spec.rotary_idx, op, x)
 }

@@ -6,13 +6,12 @@
 
 use std::slice::from_ref;
 
-use llm_arch::{LatentOf, LatentSpec, LinearOf, Positions};
+use llm_arch::{LatentOf, LatentSpec, LinearOf, RotarySpec};
 use llm_backend::{
-    Attention, Backend, HeadProducts, Heads, KvColumns, Mask, MatrixSide, NormOp, Ops, Output,
-    Rotary,
+    Attention, Backend, HeadProducts, KvColumns, Mask, MatrixSide, Ops, Output, Rotary,
 };
 
-use super::{index, project_back};
+use super::{index, norm_first, project_back, turn_shared};
 use crate::Result;
 use crate::activations::{Activations, Selecting};
 use crate::projection::{apply, norm_op};
@@ -94,7 +93,7 @@ fn keep<B: Backend>(
     let out = (Output::Write, &mut a.rows.attended);
     apply::<B>(call.queue, project, x, out, n_tokens)?;
     let norm = norm_op(&input_of.norm);
-    normalise(call, &norm, (spec.kv_rank, row_width), &mut a.rows.attended)?;
+    norm_first(call, &norm, (spec.kv_rank, row_width), &mut a.rows.attended)?;
     turn(call, spec, (1, row_width), a)?;
     let columns = KvColumns {
         first: 0,
@@ -126,7 +125,7 @@ fn queries<B: Backend>(
             apply::<B>(call.queue, project, x, out, n_tokens)?;
             let rank = spec.q_rank.expect("a latent of queries has a rank");
             let norm = norm_op(&input_of.norm);
-            normalise(call, &norm, (rank, rank), &mut a.rows.grouped)?;
+            norm_first(call, &norm, (rank, rank), &mut a.rows.grouped)?;
             let out = (Output::Write, &mut a.rows.attended);
             apply::<B>(call.queue, q, &a.rows.grouped, out, n_tokens)?;
         }
@@ -138,22 +137,6 @@ fn queries<B: Backend>(
     turn(call, spec, (spec.n_heads, spec.q_dim()), a)
 }
 
-/// Normalises the first `width` elements of each row.
-fn normalise<B: Backend>(
-    call: &mut Call<'_, B>,
-    norm: &NormOp<'_, B>,
-    (width, row_width): (usize, usize),
-    rows: &mut B::Buffer,
-) -> Result<()> {
-    let latent = Heads {
-        first: 0,
-        n_heads: 1,
-        head_dim: width,
-        row_width,
-    };
-    Ok(call.queue.norm_heads(norm, &latent, rows, call.n_tokens)?)
-}
-
 /// Turns the last elements of each head of rows of `a.rows.attended`.
 fn turn<B: Backend>(
     call: &mut Call<'_, B>,
@@ -161,14 +144,7 @@ fn turn<B: Backend>(
     (n_heads, head_dim): (usize, usize),
     a: &mut Activations<B>,
 ) -> Result<()> {
-    let Some(idx) = spec.rotary_idx else {
-        return Ok(());
-    };
-    let Positions::Rotary(kinds) = &call.stack.positions else {
-        unreachable!("keys that heads share are turned")
-    };
-    let rotary = &kinds[idx];
-    let op = Rotary {
+    let op = |rotary: &RotarySpec| Rotary {
         n_heads,
         head_dim,
         first: head_dim - spec.rope_dim,
@@ -176,10 +152,8 @@ fn turn<B: Backend>(
         pairing: rotary.pairing,
         row_width: n_heads * head_dim,
     };
-    let angles = &a.rows.angles[idx];
-    Ok(call
-        .queue
-        .rotate(&op, angles, &mut a.rows.attended, call.n_tokens)?)
+    let x = (&a.rows.angles[..], &mut a.rows.attended);
+    turn_shared(call, spec.rotary_idx, op, x)
 }
 
 /// Products with each head's rows of the matrix of keys and values, so many from `first` on.
