@@ -92,6 +92,29 @@ pub struct Heads {
     pub row_width: usize,
 }
 
+impl Heads {
+    /// # Panics
+    /// When a row has not the heads.
+    pub fn check(&self) {
+        assert!(
+            (self.first + self.n_heads) * self.head_dim <= self.row_width,
+            "{self:?}"
+        );
+    }
+
+    /// The heads of some rows.
+    pub fn of_rows<'a>(&self, rows: &'a mut [f32]) -> impl Iterator<Item = &'a mut [f32]> {
+        let Heads {
+            first,
+            n_heads,
+            head_dim,
+            row_width,
+        } = *self;
+        let rows = rows.chunks_exact_mut(row_width);
+        rows.flat_map(move |row| row.chunks_exact_mut(head_dim).skip(first).take(n_heads))
+    }
+}
+
 /// Columns of rows that lie in groups, each of the same parts, and where they go: each part of all groups side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Groups {

@@ -115,17 +115,8 @@ pub(crate) struct NormHeads<'a> {
 impl Kernel for NormHeads<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Heads {
-            first,
-            n_heads,
-            head_dim,
-            row_width,
-        } = self.heads;
-        for row in self.x.chunks_exact_mut(row_width) {
-            let heads = row.chunks_exact_mut(head_dim).skip(first).take(n_heads);
-            for head in heads {
-                self.op.apply(simd, head, 0);
-            }
+        for head in self.heads.of_rows(self.x) {
+            self.op.apply(simd, head, 0);
         }
     }
 }
@@ -141,18 +132,9 @@ pub(crate) struct UnitHeads<'a> {
 impl Kernel for UnitHeads<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Heads {
-            first,
-            n_heads,
-            head_dim,
-            row_width,
-        } = self.heads;
-        for row in self.x.chunks_exact_mut(row_width) {
-            let heads = row.chunks_exact_mut(head_dim).skip(first).take(n_heads);
-            for x in heads {
-                let factor = 1.0 / (mean_square(simd, x) + self.eps).sqrt();
-                scale(simd, factor, x);
-            }
+        for head in self.heads.of_rows(self.x) {
+            let factor = 1.0 / (mean_square(simd, head) + self.eps).sqrt();
+            scale(simd, factor, head);
         }
     }
 }

@@ -196,10 +196,7 @@ impl Ops<Cpu> for CpuQueue {
         n_tokens: usize,
     ) -> Result<()> {
         assert_eq!(op.gain.cols(), heads.head_dim, "a gain for every element");
-        assert!(
-            (heads.first + heads.n_heads) * heads.head_dim <= heads.row_width,
-            "{heads:?}"
-        );
+        heads.check();
         let x = &mut x.as_mut_slice()[..n_tokens * heads.row_width];
         self.cpu.by_rows(x, heads.row_width, |_, x| {
             self.cpu.level.run(NormHeads {
@@ -218,10 +215,7 @@ impl Ops<Cpu> for CpuQueue {
         x: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        assert!(
-            (heads.first + heads.n_heads) * heads.head_dim <= heads.row_width,
-            "{heads:?}"
-        );
+        heads.check();
         let x = &mut x.as_mut_slice()[..n_tokens * heads.row_width];
         self.cpu.by_rows(x, heads.row_width, |_, x| {
             let heads = *heads;

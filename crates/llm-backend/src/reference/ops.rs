@@ -153,13 +153,8 @@ impl Ops<Reference> for ReferenceQueue {
         n_tokens: usize,
     ) -> Result<()> {
         let norm = Normalisation::of(op);
-        for row in x.chunks_exact_mut(heads.row_width).take(n_tokens) {
-            let heads = row
-                .chunks_exact_mut(heads.head_dim)
-                .skip(heads.first)
-                .take(heads.n_heads);
-            heads.for_each(|head| norm.apply(head));
-        }
+        let x = &mut x[..n_tokens * heads.row_width];
+        heads.of_rows(x).for_each(|head| norm.apply(head));
         Ok(())
     }
 
@@ -170,13 +165,8 @@ impl Ops<Reference> for ReferenceQueue {
         x: &mut Vec<f32>,
         n_tokens: usize,
     ) -> Result<()> {
-        for row in x.chunks_exact_mut(heads.row_width).take(n_tokens) {
-            let heads = row
-                .chunks_exact_mut(heads.head_dim)
-                .skip(heads.first)
-                .take(heads.n_heads);
-            heads.for_each(|head| to_unit(eps, head));
-        }
+        let x = &mut x[..n_tokens * heads.row_width];
+        heads.of_rows(x).for_each(|head| to_unit(eps, head));
         Ok(())
     }
 

@@ -37,24 +37,15 @@ pub(super) fn norm_heads(
     x: &mut Buffer,
     n_tokens: usize,
 ) -> Result<()> {
-    let Heads {
-        first,
-        n_heads,
-        head_dim,
-        row_width,
-    } = *heads;
-    assert!(
-        op.gain.cols() == head_dim && (first + n_heads) * head_dim <= row_width,
-        "{heads:?} and a gain of {}",
-        op.gain.cols()
+    assert_eq!(
+        op.gain.cols(),
+        heads.head_dim,
+        "a gain for every element of {heads:?}"
     );
     let vectors = Vectors::of(op);
     let launch = queue.launch(vectors.kernel(op.norm, Shared::Warp));
-    let launch = launch.pointer(x.first(n_tokens * row_width)).int(row_width);
-    let launch = launch.int(first).int(n_heads).int(head_dim).float(op.eps);
-    let launch = vectors.tell(launch.float(op.gain_offset));
-    let grid = [n_tokens, n_heads.div_ceil(8), 1];
-    launch.grid(grid).threads(256).run()
+    let launch = over(launch, heads, x, n_tokens).float(op.eps);
+    vectors.tell(launch.float(op.gain_offset)).run()
 }
 
 /// Some heads of rows of `x` divided by the roots of their mean squares, in place.
@@ -65,18 +56,22 @@ pub(super) fn unit_heads(
     x: &mut Buffer,
     n_tokens: usize,
 ) -> Result<()> {
+    let launch = queue.launch(kernel!("unit_heads"));
+    over(launch, heads, x, n_tokens).float(eps).run()
+}
+
+/// Tells a launch of some heads of rows of `x`, a warp each.
+fn over<'q>(launch: Launch<'q>, heads: &Heads, x: &mut Buffer, n_tokens: usize) -> Launch<'q> {
+    heads.check();
     let Heads {
         first,
         n_heads,
         head_dim,
         row_width,
     } = *heads;
-    assert!((first + n_heads) * head_dim <= row_width, "{heads:?}");
-    let launch = queue.launch(kernel!("unit_heads"));
+    let launch = launch.grid([n_tokens, n_heads.div_ceil(8), 1]).threads(256);
     let launch = launch.pointer(x.first(n_tokens * row_width)).int(row_width);
-    let launch = launch.int(first).int(n_heads).int(head_dim).float(eps);
-    let grid = [n_tokens, n_heads.div_ceil(8), 1];
-    launch.grid(grid).threads(256).run()
+    launch.int(first).int(n_heads).int(head_dim)
 }
 
 /// Parts of groups in rows of `grouped` side by side.
