@@ -30,6 +30,7 @@
 //! # }
 //! ```
 
+mod cut_off;
 mod delta;
 mod error;
 mod heads;
@@ -39,8 +40,10 @@ mod queue;
 mod reference;
 mod select;
 mod state_space;
+mod streams;
 mod xielu;
 
+pub use cut_off::CutOff;
 pub use delta::{Decays, DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOrder};
 pub use error::BackendError;
 pub use heads::{HeadProducts, MatrixSide};
@@ -55,6 +58,7 @@ pub use queue::{Event, HostPages, Ops, Queue};
 pub use reference::Reference;
 pub use select::{Selected, Selection, score_order};
 pub use state_space::{StateSpace, Steps};
+pub use streams::{Added, StreamMix, StreamSum, Streams};
 pub use xielu::Xielu;
 
 use std::fmt::Debug;

@@ -5,9 +5,10 @@ use std::ops::Range;
 use llm_tensor::{Activation, ClampedGate, Gate};
 
 use crate::{
-    Allocation, Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
-    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, RouterVectors,
-    Routing, Run, Selection, ShortConv, StateBatch, StateSpace, Xielu, first_of_largest,
+    Allocation, Attention, Backend, Batch, CutOff, DeltaRule, Expert, ExpertBuffers, Groups,
+    HeadGates, HeadProducts, Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary,
+    RouterVectors, Routing, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix,
+    StreamSum, Streams, Xielu, first_of_largest,
 };
 
 /// Host memory that a device copies by itself: weights rest in it, or arrive in it from disk.
@@ -297,7 +298,7 @@ pub trait Ops<B: Backend>: Queue<B> {
     /// a factor is zero, zeros are written, whatever was there.
     fn scale(&mut self, runs: &[Run], x: &mut B::Buffer, n_tokens: usize) -> Result<()>;
 
-    /// Multiplies `x` `[n_tokens, width]` by the one element of `by`.
+    /// Multiplies `x` `[n_tokens, width]` by the one element of `by`, or each column by its own of `width` elements.
     fn scale_by(
         &mut self,
         by: &B::Weight,
@@ -305,6 +306,44 @@ pub trait Ops<B: Backend>: Queue<B> {
         width: usize,
         n_tokens: usize,
     ) -> Result<()>;
+
+    /// Makes the streams of each row of `s` `[n_tokens, n · width]` of all of them and of the row of `y` `[n_tokens, width]`, where
+    /// something is added, by `coefficients` `[n_tokens, row_width]`, in place.
+    fn mix_streams(
+        &mut self,
+        op: &StreamMix,
+        coefficients: &B::Buffer,
+        y: Option<&B::Buffer>,
+        s: &mut B::Buffer,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Adds up the streams of each row of `s` `[n_tokens, n · width]`, each times its coefficient, into `out` `[n_tokens, width]`.
+    fn sum_streams(
+        &mut self,
+        op: &StreamSum,
+        coefficients: &B::Buffer,
+        s: &B::Buffer,
+        out: &mut B::Buffer,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Gives all streams of each row of `s` `[n_tokens, n · width]` the root mean square of the first, in place. A mean square
+    /// below `floor` is taken for it.
+    fn match_streams(
+        &mut self,
+        streams: &Streams,
+        floor: f32,
+        s: &mut B::Buffer,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Cuts off the leading columns of each row of `x` `[n_tokens, row_width]`, in place.
+    fn cut_off(&mut self, op: &CutOff, x: &mut B::Buffer, n_tokens: usize) -> Result<()>;
+
+    /// The hyperbolic tangent of `factor · x`, `x` being `[n_tokens, width]`, in place.
+    fn tanh(&mut self, factor: f32, x: &mut B::Buffer, width: usize, n_tokens: usize)
+    -> Result<()>;
 
     /// Applies `activation` to `x` `[n_tokens, width]` in place.
     fn activate(

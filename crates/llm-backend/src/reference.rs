@@ -10,6 +10,7 @@ mod queue;
 mod routes;
 mod scalar;
 mod state_space;
+mod streams;
 mod weight;
 
 use std::ops::Range;

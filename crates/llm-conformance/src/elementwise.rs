@@ -328,11 +328,13 @@ impl Case for ScaleCase {
     }
 }
 
-/// Rows times the element of a weight.
+/// Rows times the element of a weight, or each column times its own.
 #[derive(Debug)]
 pub(crate) struct ProductCase {
     width: usize,
     n_tokens: usize,
+    /// Elements of the weight.
+    n_factors: usize,
     /// Element type of the weight.
     dtype: DType,
 }
@@ -342,11 +344,12 @@ pub(crate) fn products() -> Vec<ProductCase> {
     for (i, width) in [1, 7, 16, 33, 576, 3000].into_iter().enumerate() {
         for n_tokens in [1, 3, 40] {
             let dtype = DTYPES[i % 3];
-            cases.push(ProductCase {
+            cases.extend([1, width].map(|n_factors| ProductCase {
                 width,
                 n_tokens,
+                n_factors,
                 dtype,
-            });
+            }));
         }
     }
     cases
@@ -356,7 +359,7 @@ impl Case for ProductCase {
     fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
         let mut device = Device::new(backend);
         let mut random = Random::new(23);
-        let by = device.load(random.weight(self.dtype, 1, 1));
+        let by = device.load(random.weight(self.dtype, 1, self.n_factors));
         let n = self.n_tokens * self.width;
         let mut x = device.buffer(&random.values(n, 2.0));
         let product = device

@@ -28,6 +28,7 @@ mod schemes;
 mod select;
 mod state_space;
 mod states;
+mod streams;
 mod tables;
 mod xielu;
 
@@ -56,6 +57,7 @@ pub fn check<B: Backend>(backend: &Arc<B>) {
     check_states(backend);
     check_delta(backend);
     check_state_space(backend);
+    check_streams(backend);
     check_routing(backend);
     check_queues(backend);
 }
@@ -103,6 +105,18 @@ pub fn check_elementwise<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &xielu::cases());
     check_each(backend, &elementwise::rotations());
     check_each(backend, &elementwise::largest());
+}
+
+/// Checks operations on a residual of several streams, and what belongs to models that have one.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_streams<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &streams::mixes());
+    check_each(backend, &streams::sums());
+    check_each(backend, &streams::matches());
+    check_each(backend, &streams::cut_offs());
+    check_each(backend, &streams::tangents());
 }
 
 /// Checks linear operations, and products of heads.

@@ -3,6 +3,7 @@
 use llm_backend::{GateFunction, NormOrder, Rotary};
 use llm_tensor::{Activation, Pairing};
 
+use crate::dense::DenseView;
 use crate::math::{XieluNumbers, activate, sigmoid, xielu};
 use crate::norm::{Normalise, scale};
 use crate::simd::{Kernel, Simd};
@@ -35,6 +36,25 @@ impl Kernel for Scale<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         scale(simd, self.factor, self.x);
+    }
+}
+
+/// Multiplies each column of rows by a number of its own.
+pub(crate) struct ScaleColumns<'a> {
+    /// As many as columns.
+    pub(crate) by: DenseView<'a>,
+    pub(crate) x: &'a mut [f32],
+}
+
+impl Kernel for ScaleColumns<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for row in self.x.chunks_exact_mut(self.by.cols) {
+            for at in (0..row.len()).step_by(S::LANES) {
+                let y = simd.mul(self.by.get(simd, at), simd.get(row, at));
+                simd.put(row, at, y);
+            }
+        }
     }
 }
 

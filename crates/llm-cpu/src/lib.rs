@@ -40,6 +40,7 @@ mod pairs;
 mod pool;
 mod probe;
 mod queue;
+mod residual;
 mod routes;
 mod select;
 mod share;

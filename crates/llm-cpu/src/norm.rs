@@ -150,9 +150,9 @@ pub(crate) fn scale<S: Simd>(simd: S, factor: f32, x: &mut [f32]) {
 }
 
 /// A mean as the sum of its rounded value and what the rounding left.
-struct Shift {
-    mean: f32,
-    rest: f32,
+pub(crate) struct Shift {
+    pub(crate) mean: f32,
+    pub(crate) rest: f32,
 }
 
 impl Shift {
@@ -165,7 +165,7 @@ impl Shift {
 /// Mean and variance in two passes, each corrected by the sum of what the rounded mean leaves (Chan, Golub and
 /// LeVeque 1983): precise even when the mean is far larger than the deviation.
 #[inline(always)]
-fn moments<S: Simd>(simd: S, x: &[f32]) -> (Shift, f32) {
+pub(crate) fn moments<S: Simd>(simd: S, x: &[f32]) -> (Shift, f32) {
     let n = x.len() as f32;
     // The rest of the row goes lane by lane: zeros beside it would be deviations too.
     let (whole, rest) = x.split_at(x.len() - x.len() % S::LANES);
@@ -190,8 +190,9 @@ fn moments<S: Simd>(simd: S, x: &[f32]) -> (Shift, f32) {
     (Shift { mean, rest }, (squares / n - rest * rest).max(0.0))
 }
 
+/// Mean of the squares of elements.
 #[inline(always)]
-fn mean_square<S: Simd>(simd: S, x: &[f32]) -> f32 {
+pub(crate) fn mean_square<S: Simd>(simd: S, x: &[f32]) -> f32 {
     let mut squares = simd.splat(0.0);
     for at in (0..x.len()).step_by(S::LANES) {
         let x = simd.get(x, at);

@@ -4,17 +4,21 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use llm_backend::{
-    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
-    HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, RouterVectors,
-    Routing, Run, Selection, ShortConv, StateBatch, StateSpace, Xielu, first_of_largest,
+    Attention, Batch, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts,
+    Heads, HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary,
+    RouterVectors, Routing, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix,
+    StreamSum, Streams, Xielu, first_of_largest,
 };
 use llm_tensor::{Activation, ClampedGate};
 
-use crate::elementwise::{Activate, ActivateXielu, AddScaled, Gate, GateHeads, Rotate, Scale};
+use crate::elementwise::{
+    Activate, ActivateXielu, AddScaled, Gate, GateHeads, Rotate, Scale, ScaleColumns,
+};
 use crate::gates::Clamped;
 use crate::math::XieluNumbers;
 use crate::memory::Workspace;
 use crate::norm::{NormHeads, NormRows, Normalise, UnitHeads};
+use crate::residual::{CutRows, MatchStreams, MixStreams, SumStreams, Tanh};
 use crate::routes::{of_largest, sigmoid};
 use crate::share::{Matrix, Rows};
 use crate::weight::{CopyRow, Weight};
@@ -417,10 +421,101 @@ impl Ops<Cpu> for CpuQueue {
         n_tokens: usize,
     ) -> Result<()> {
         let x = &mut x.as_mut_slice()[..n_tokens * width];
-        let factor = by.dense().element(0);
+        let by = by.dense();
+        if by.cols == width && width > 1 {
+            self.cpu.by_rows(x, width, |_, x| {
+                self.cpu.level.run(ScaleColumns { by, x });
+            });
+            return Ok(());
+        }
+        assert_eq!(by.cols, 1, "one number, or one for each column");
+        let factor = by.element(0);
         self.cpu.by_rows(x, 1, |_, x| {
             self.cpu.level.run(Scale { factor, x });
         });
+        Ok(())
+    }
+
+    fn mix_streams(
+        &mut self,
+        op: &StreamMix,
+        coefficients: &Buffer,
+        y: Option<&Buffer>,
+        s: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        op.check();
+        assert_eq!(y.is_some(), op.added.is_some(), "what is added is there");
+        let (width, row_width) = (op.streams.width, op.row_width);
+        let coefficients = &coefficients.as_slice()[..n_tokens * row_width];
+        let y = y.map(|y| &y.as_slice()[..n_tokens * width]);
+        let n = op.streams.row_width();
+        let s = &mut s.as_mut_slice()[..n_tokens * n];
+        self.cpu.by_rows(s, n, |tokens, s| {
+            self.cpu.level.run(MixStreams {
+                op: *op,
+                coefficients: &coefficients[tokens.start * row_width..tokens.end * row_width],
+                y: y.map(|y| &y[tokens.start * width..tokens.end * width]),
+                s,
+            });
+        });
+        Ok(())
+    }
+
+    fn sum_streams(
+        &mut self,
+        op: &StreamSum,
+        coefficients: &Buffer,
+        s: &Buffer,
+        out: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        op.check();
+        let (width, row_width) = (op.streams.width, op.row_width);
+        let coefficients = &coefficients.as_slice()[..n_tokens * row_width];
+        let n = op.streams.row_width();
+        let s = &s.as_slice()[..n_tokens * n];
+        let out = &mut out.as_mut_slice()[..n_tokens * width];
+        self.cpu.by_rows(out, width, |tokens, out| {
+            self.cpu.level.run(SumStreams {
+                op: *op,
+                coefficients: &coefficients[tokens.start * row_width..tokens.end * row_width],
+                s: &s[tokens.start * n..tokens.end * n],
+                out,
+            });
+        });
+        Ok(())
+    }
+
+    fn match_streams(
+        &mut self,
+        streams: &Streams,
+        floor: f32,
+        s: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let n = streams.row_width();
+        let s = &mut s.as_mut_slice()[..n_tokens * n];
+        self.cpu.by_rows(s, n, |_, s| {
+            let streams = *streams;
+            self.cpu.level.run(MatchStreams { streams, floor, s });
+        });
+        Ok(())
+    }
+
+    fn cut_off(&mut self, op: &CutOff, x: &mut Buffer, n_tokens: usize) -> Result<()> {
+        op.check();
+        let x = &mut x.as_mut_slice()[..n_tokens * op.row_width];
+        self.cpu.by_rows(x, op.row_width, |_, x| {
+            self.cpu.level.run(CutRows { op: *op, x });
+        });
+        Ok(())
+    }
+
+    fn tanh(&mut self, factor: f32, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
+        let x = &mut x.as_mut_slice()[..n_tokens * width];
+        let level = self.cpu.level;
+        (self.cpu).by_rows(x, 1, |_, x| level.run(Tanh { factor, x }));
         Ok(())
     }
 

@@ -131,6 +131,7 @@ const FILES: &[File] = &[
     file!("rotary"),
     file!("routing"),
     file!("state_space"),
+    file!("streams"),
     file!("xielu"),
 ];
 

@@ -19,12 +19,14 @@ mod quantize;
 mod rotary;
 mod routing;
 mod state_space;
+mod streams;
 mod xielu;
 
 use llm_backend::{
-    Attention, BackendError, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
+    Attention, BackendError, Batch, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
     HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors,
-    Routing, Run, Selection, ShortConv, StateBatch, StateSpace, Xielu,
+    Routing, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix, StreamSum, Streams,
+    Xielu,
 };
 use llm_tensor::{Activation, ClampedGate, WorkspaceShape};
 
@@ -255,7 +257,53 @@ impl Ops<Cuda> for CudaQueue {
         width: usize,
         n_tokens: usize,
     ) -> Result<()> {
-        elementwise::scale_by(self, by, x, width * n_tokens)
+        match by.cols() {
+            1 => elementwise::scale_by(self, by, x, width * n_tokens),
+            cols => {
+                assert_eq!(cols, width, "one number, or one for each column");
+                streams::scale_columns(self, by, x, (width, n_tokens))
+            }
+        }
+    }
+
+    fn mix_streams(
+        &mut self,
+        op: &StreamMix,
+        coefficients: &Buffer,
+        y: Option<&Buffer>,
+        s: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        streams::mix(self, op, (coefficients, y), s, n_tokens)
+    }
+
+    fn sum_streams(
+        &mut self,
+        op: &StreamSum,
+        coefficients: &Buffer,
+        s: &Buffer,
+        out: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        streams::sum(self, op, coefficients, (s, out), n_tokens)
+    }
+
+    fn match_streams(
+        &mut self,
+        of: &Streams,
+        floor: f32,
+        s: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        streams::match_first(self, of, floor, s, n_tokens)
+    }
+
+    fn cut_off(&mut self, op: &CutOff, x: &mut Buffer, n_tokens: usize) -> Result<()> {
+        streams::cut_off(self, op, x, n_tokens)
+    }
+
+    fn tanh(&mut self, factor: f32, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
+        streams::tanh(self, factor, x, width * n_tokens)
     }
 
     fn activate(

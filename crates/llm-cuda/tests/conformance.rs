@@ -56,6 +56,7 @@ suites! {
     states: llm_conformance::check_states,
     delta: llm_conformance::check_delta,
     state_space: llm_conformance::check_state_space,
+    streams: llm_conformance::check_streams,
     routing: llm_conformance::check_routing,
     queues: llm_conformance::check_queues,
 }

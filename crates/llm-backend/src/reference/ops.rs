@@ -10,11 +10,11 @@ use super::queue::ReferenceQueue;
 use super::routes::ReferenceRoutes;
 use super::scalar::{activated, clamped, sigmoid, xielu};
 use super::weight::ReferenceWeight;
-use super::{Reference, conv, delta, heads, state_space};
+use super::{Reference, conv, delta, heads, state_space, streams};
 use crate::{
-    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
-    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors, Routing, Run,
-    Selection, ShortConv, StateBatch, StateSpace, Xielu,
+    Attention, Batch, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts,
+    Heads, KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors, Routing, Run,
+    Selection, ShortConv, StateBatch, StateSpace, StreamMix, StreamSum, Streams, Xielu,
 };
 
 impl Ops<Reference> for ReferenceQueue {
@@ -317,9 +317,68 @@ impl Ops<Reference> for ReferenceQueue {
         width: usize,
         n_tokens: usize,
     ) -> Result<()> {
-        let by = f64::from(by.decoded().values[0]);
+        let by = by.decoded();
+        let by = by.values.iter().cycle();
+        for (x, &by) in x[..width * n_tokens].iter_mut().zip(by) {
+            *x = (f64::from(*x) * f64::from(by)) as f32;
+        }
+        Ok(())
+    }
+
+    fn mix_streams(
+        &mut self,
+        op: &StreamMix,
+        coefficients: &Vec<f32>,
+        y: Option<&Vec<f32>>,
+        s: &mut Vec<f32>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        streams::mix(op, coefficients, y, s, n_tokens);
+        Ok(())
+    }
+
+    fn sum_streams(
+        &mut self,
+        op: &StreamSum,
+        coefficients: &Vec<f32>,
+        s: &Vec<f32>,
+        out: &mut Vec<f32>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        streams::sum(op, coefficients, s, out, n_tokens);
+        Ok(())
+    }
+
+    fn match_streams(
+        &mut self,
+        streams: &Streams,
+        floor: f32,
+        s: &mut Vec<f32>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        streams::match_first(streams, floor, s, n_tokens);
+        Ok(())
+    }
+
+    fn cut_off(&mut self, op: &CutOff, x: &mut Vec<f32>, n_tokens: usize) -> Result<()> {
+        op.check();
+        for row in x.chunks_exact_mut(op.row_width).take(n_tokens) {
+            let row = &mut row[..op.width];
+            let n = op.width as f64;
+            let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+            let squares = row.iter().map(|&x| (f64::from(x) - mean).powi(2));
+            let deviation = (squares.sum::<f64>() / n).sqrt();
+            let bound = mean + f64::from(op.deviations) * deviation;
+            for x in row {
+                *x = (f64::from(*x) - bound).max(0.0) as f32;
+            }
+        }
+        Ok(())
+    }
+
+    fn tanh(&mut self, factor: f32, x: &mut Vec<f32>, width: usize, n_tokens: usize) -> Result<()> {
         for x in &mut x[..width * n_tokens] {
-            *x = (f64::from(*x) * by) as f32;
+            *x = (f64::from(factor) * f64::from(*x)).tanh() as f32;
         }
         Ok(())
     }

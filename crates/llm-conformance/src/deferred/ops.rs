@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use llm_backend::{
-    Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadNorm,
-    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias, Result,
-    Rotary, RouterVectors, Routing, Rows, Run, Selected, Selection, ShortConv, StateBatch,
-    StateSpace, Xielu,
+    Attention, Backend, Batch, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
+    HeadNorm, HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias,
+    Result, Rotary, RouterVectors, Routing, Rows, Run, Selected, Selection, ShortConv, StateBatch,
+    StateSpace, StreamMix, StreamSum, Streams, Xielu,
 };
 use llm_tensor::{Activation, ClampedGate, Norm};
 
@@ -458,6 +458,76 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
     ) -> Result<()> {
         let (by, x) = (by.clone(), x.handle());
         self.put(move |queue| queue.scale_by(&by, &mut lock(&x), width, n_tokens))
+    }
+
+    fn mix_streams(
+        &mut self,
+        op: &StreamMix,
+        coefficients: &Shared<B::Buffer>,
+        y: Option<&Shared<B::Buffer>>,
+        s: &mut Shared<B::Buffer>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (op, coefficients, s) = (*op, coefficients.handle(), s.handle());
+        let y = y.map(Shared::handle);
+        self.put(move |queue| {
+            let y = y.as_ref().map(|y| lock(y));
+            queue.mix_streams(
+                &op,
+                &lock(&coefficients),
+                y.as_deref(),
+                &mut lock(&s),
+                n_tokens,
+            )
+        })
+    }
+
+    fn sum_streams(
+        &mut self,
+        op: &StreamSum,
+        coefficients: &Shared<B::Buffer>,
+        s: &Shared<B::Buffer>,
+        out: &mut Shared<B::Buffer>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (op, coefficients) = (*op, coefficients.handle());
+        let (s, out) = (s.handle(), out.handle());
+        self.put(move |queue| {
+            queue.sum_streams(
+                &op,
+                &lock(&coefficients),
+                &lock(&s),
+                &mut lock(&out),
+                n_tokens,
+            )
+        })
+    }
+
+    fn match_streams(
+        &mut self,
+        streams: &Streams,
+        floor: f32,
+        s: &mut Shared<B::Buffer>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (streams, s) = (*streams, s.handle());
+        self.put(move |queue| queue.match_streams(&streams, floor, &mut lock(&s), n_tokens))
+    }
+
+    fn cut_off(&mut self, op: &CutOff, x: &mut Shared<B::Buffer>, n_tokens: usize) -> Result<()> {
+        let (op, x) = (*op, x.handle());
+        self.put(move |queue| queue.cut_off(&op, &mut lock(&x), n_tokens))
+    }
+
+    fn tanh(
+        &mut self,
+        factor: f32,
+        x: &mut Shared<B::Buffer>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let x = x.handle();
+        self.put(move |queue| queue.tanh(factor, &mut lock(&x), width, n_tokens))
     }
 
     fn activate(
