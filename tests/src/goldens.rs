@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 129] = [
+pub const GOLDENS: [&str; 130] = [
     "apertus",
     "apertus-biases",
     "arcee",
@@ -43,6 +43,7 @@ pub const GOLDENS: [&str; 129] = [
     "gemma2",
     "gemma3",
     "gemma3-rope-scaled",
+    "gemma3n",
     "gemma4",
     "gemma4-moe",
     "gemma4-per-layer",

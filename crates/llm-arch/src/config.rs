@@ -332,6 +332,14 @@ impl<'a> Config<'a> {
         self.read(key, limits, || "a smallest and a largest number")
     }
 
+    /// A share, below one, for each of `n` layers; nothing where there is no such list.
+    pub(crate) fn shares(&self, key: &str, n: usize) -> Result<Option<Vec<f64>>> {
+        let share = |value: &Value| value.as_f64().filter(|x| (0.0..1.0).contains(x));
+        self.read(key, list_of(Some(n), share), || {
+            format!("a list of {n} numbers from 0 to below 1")
+        })
+    }
+
     /// A whole number for each of `n` layers; nothing where the value is no list.
     pub(crate) fn list(&self, key: &str, n: usize) -> Result<Option<Vec<usize>>> {
         if !self.keys.get(key).is_some_and(Value::is_array) {

@@ -14,6 +14,7 @@ mod exaone4;
 mod falcon;
 mod falcon_h1;
 mod gemma;
+mod gemma3n;
 mod gemma4;
 mod glm;
 mod glm4_moe;
@@ -101,7 +102,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 66] = [
+const FAMILIES: [&Family; 67] = [
     &apertus::FAMILY,
     &arcee::FAMILY,
     &bamba::FAMILY,
@@ -119,6 +120,7 @@ const FAMILIES: [&Family; 66] = [
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
+    &gemma3n::FAMILY,
     &gemma4::FAMILY,
     &glm::GLM,
     &glm::GLM4,

@@ -126,6 +126,20 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::PerLayerGate
         | Role::PerLayerOut
         | Role::PostPerLayerNorm
+        | Role::StreamIn1
+        | Role::StreamIn2
+        | Role::StreamIn3
+        | Role::StreamOut1
+        | Role::StreamOut2
+        | Role::StreamOut3
+        | Role::StreamNorm
+        | Role::StreamRouter
+        | Role::StreamPredict
+        | Role::StreamCorrect
+        | Role::StreamScale
+        | Role::LaurelDown
+        | Role::LaurelUp
+        | Role::LaurelNorm
         | Role::EmbedNorm
         | Role::EmbedNormBias
         | Role::ProjectIn

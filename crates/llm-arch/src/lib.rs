@@ -18,18 +18,19 @@ pub use family::{UnknownKeys, families, from_config, from_config_with, from_gguf
 pub use hub::HubForm;
 pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{
-    After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaLatentsOf, DeltaOf, DenseOf,
-    EmbeddingOf, ExpertOf, ExpertsOf, Extents, HeadOf, HybridOf, IndexOf, InputOf, LatentExpertsOf,
-    LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, Module, NormOf, PerLayerOf, Place,
-    ProjectionOf, Role, SharedOf, ShortConvOf, Skeleton, Slot, StackPlace, Stacked, StateSpaceOf,
-    Stored, SublayerOf, TensorKind, TryMap, Unit, Walk,
+    After, AltUpOf, ApartOf, AttentionOf, Before, BlockOf, CollapseOf, CrossOf, DeltaLatentsOf,
+    DeltaOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf, Extents, HeadOf, HybridOf, IndexOf,
+    InputOf, LatentExpertsOf, LatentInputOf, LatentOf, LaurelOf, LinearOf, MixerOf, MlpOf, Module,
+    NormOf, PerLayerOf, Place, ProjectionOf, Role, SharedOf, ShortConvOf, Skeleton, Slot,
+    StackPlace, Stacked, StateSpaceOf, Stored, StreamsEndOf, StreamsOf, SublayerOf, TensorKind,
+    TryMap, Unit, Walk,
 };
 pub use spec::{
-    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec,
-    FinalNorm, Gating, GroupNorm, HeadMatrix, HeadSpec, HybridSpec, IndexHeads, IndexSpec, Join,
-    LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOrder, NormOver,
-    NormSpec, Packing, PerLayerPart, PerLayerSpec, Positions, QkNorm, Residual, SharedSpec,
-    ShortConvSpec, Side, StackSpec, StateSpaceSpec,
+    AltUpSpec, AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, EmbeddingSpec, EncoderSpec,
+    ExpertsSpec, FinalNorm, Gating, GroupNorm, HeadMatrix, HeadSpec, HybridSpec, IndexHeads,
+    IndexSpec, Join, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOrder,
+    NormOver, NormSpec, Packing, PerLayerPart, PerLayerSpec, Positions, QkNorm, Residual,
+    SharedSpec, ShortConvSpec, Side, StackSpec, StateSpaceSpec, StreamsJoin, StreamsSpec,
 };
 
 pub use llm_tensor::{ExpertGroups, GroupRank, Routing, Scoring, Weighting};

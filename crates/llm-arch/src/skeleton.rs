@@ -10,10 +10,11 @@ mod walk;
 use std::borrow::Cow;
 
 pub use self::block::{
-    After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaLatentsOf, DeltaOf, DenseOf,
-    EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, IndexOf, InputOf, LatentExpertsOf,
-    LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, NormOf, PerLayerOf, ProjectionOf, SharedOf,
-    ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
+    After, AltUpOf, ApartOf, AttentionOf, Before, BlockOf, CollapseOf, CrossOf, DeltaLatentsOf,
+    DeltaOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, IndexOf, InputOf,
+    LatentExpertsOf, LatentInputOf, LatentOf, LaurelOf, LinearOf, MixerOf, MlpOf, NormOf,
+    PerLayerOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, StreamsEndOf, StreamsOf,
+    SublayerOf, TryMap,
 };
 pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
 use self::naming::{Pattern, matches};

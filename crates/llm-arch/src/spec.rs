@@ -6,6 +6,8 @@ mod index;
 mod non_linearity;
 mod per_layer;
 mod positions;
+mod short_conv;
+mod streams;
 
 use llm_tensor::{Activation, DType, Gate, GateOrder, Norm, Routing};
 
@@ -15,6 +17,8 @@ pub use self::index::{IndexHeads, IndexSpec};
 pub use self::non_linearity::NonLinearity;
 pub use self::per_layer::{PerLayerPart, PerLayerSpec};
 pub use self::positions::Positions;
+pub use self::short_conv::ShortConvSpec;
+pub use self::streams::{AltUpSpec, StreamsJoin, StreamsSpec};
 
 /// A whole model.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,6 +109,8 @@ pub struct StackSpec {
     pub residual: Residual,
     /// True if each layer multiplies its result, the residual included, by a number of its own (Gemma 4).
     pub scaled_layers: bool,
+    /// Streams of the residual, where it has several: then a final norm follows.
+    pub streams: Option<StreamsSpec>,
 }
 
 impl StackSpec {
@@ -414,30 +420,6 @@ impl HybridSpec {
     }
 }
 
-/// A gated short convolution (LFM2): `out · (C · conv(B · x))`, with B, C and x projected of the input. The convolution is
-/// causal, and each channel's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ShortConvSpec {
-    /// Channels.
-    pub n_channels: usize,
-    /// Positions that a result is made of, its own included.
-    pub kernel: usize,
-    /// True if the projections and the convolution have biases.
-    pub bias: bool,
-}
-
-impl ShortConvSpec {
-    /// Features of `[B | C | x]`.
-    pub fn projected_width(&self) -> usize {
-        3 * self.n_channels
-    }
-
-    /// Elements of a sequence's state: the inputs of the positions before.
-    pub fn state_elements(&self) -> usize {
-        self.n_channels * (self.kernel - 1)
-    }
-}
-
 /// Residual connections; the residual is `x`.
 ///
 /// ```text
@@ -712,6 +694,8 @@ pub struct DenseMlp {
     pub gating: Gating,
     /// Multiplies what the gate makes before it is activated, and what is projected back.
     pub scales: Option<[f32; 2]>,
+    /// Deviations above their mean below which a token's gates are zero; of the rest the distance is activated (Gemma 3n).
+    pub cut_off: Option<f32>,
     /// True if the projections have biases.
     pub bias: bool,
 }

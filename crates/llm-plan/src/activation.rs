@@ -47,6 +47,10 @@ macro_rules! activations {
 activations! {
     /// The residual stream.
     x,
+    /// Its streams side by side, where it has several: `x` is what a block computes with then,
+    streams,
+    /// and the coefficients by which they are made of each other.
+    mixing,
     /// A normalised copy of it.
     normed,
     /// A result that is yet to be normalised or weighed.
@@ -100,14 +104,23 @@ impl ActivationWidths {
         let own_rows = own_rows.max().unwrap_or(0);
         let rotary = spec.decoder.positions.rotary().iter();
         let per_layer = spec.embedding.per_layer;
+        let streams = spec.decoder.streams;
+        let beside = [
+            per_layer.map_or(0, |of| of.width),
+            streams.map_or(0, |of| of.beside_width()),
+        ];
         ActivationWidths {
             x: spec.hidden,
+            streams: streams.map_or(0, |of| of.row_width(spec.hidden)),
+            mixing: streams.map_or(0, |of| of.n_coefficients()),
             normed: spec.hidden,
             delta: spec.hidden,
             embedded: unless_hidden(spec),
             qkv: mixers(&MixerSpec::projected_width),
             grouped: mixers(&MixerSpec::beside_width),
-            attended: mixers(&MixerSpec::mixed_width).max(per_layer.map_or(0, |of| of.width)),
+            attended: beside
+                .into_iter()
+                .fold(mixers(&MixerSpec::mixed_width), usize::max),
             up: widest(&|stack| widest_mlp(stack).0),
             gated: widest(&|stack| widest_mlp(stack).1),
             scores: n_experts,
@@ -132,7 +145,8 @@ impl ActivationWidths {
 
     /// Elements of the widest row that crosses between devices.
     pub fn widest_crossing(&self) -> usize {
-        self.x.max(self.inputs).max(self.lent)
+        let beside = [self.streams, self.inputs, self.lent];
+        beside.into_iter().fold(self.x, usize::max)
     }
 
     /// Columns of `lent` in which a layer's keys and values lie, if others see them.
@@ -225,6 +239,7 @@ pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
         spec.hidden,
         spec.vocab,
         widths.scores,
+        widths.mixing,
         of_latents(LatentSpec::q_width),
     ];
     WorkspaceShape {

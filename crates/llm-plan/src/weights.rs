@@ -224,6 +224,8 @@ pub(crate) struct Weights {
     pub(crate) experts: Vec<Option<(usize, usize)>>,
     /// Elements of a row of the residual stream,
     pub(crate) hidden: usize,
+    /// of all its streams together,
+    pub(crate) streams: usize,
     /// and of rows that go with it from device to device: what layers take in, and keys and values that several see.
     pub(crate) beside: [usize; 2],
     /// True if some units read the prompt alone. Every unit's cost depends on it, so that it is not looked for among all.
@@ -260,6 +262,7 @@ impl Weights {
             is_tied,
             experts: experts.collect(),
             hidden: spec.hidden,
+            streams: (spec.decoder.streams).map_or(spec.hidden, |of| of.row_width(spec.hidden)),
             beside: {
                 let widths = ActivationWidths::of(spec);
                 [widths.inputs, widths.lent]

@@ -1,7 +1,7 @@
 //! The memory of a pass, allocated once and reused by every block.
 
 use llm_arch::{ExpertsSpec, ModelSpec};
-use llm_backend::{Allocation, Backend, Selected};
+use llm_backend::{Allocation, Backend, Selected, Streams};
 use llm_plan::{ActivationWidths, ActivationsOf, Home, Limits, Term, selected_words};
 use llm_tensor::Bytes;
 
@@ -13,6 +13,8 @@ use crate::{Result, RuntimeError};
 pub(crate) struct Activations<B: Backend> {
     /// Elements of the residual stream.
     pub(crate) hidden: usize,
+    /// Streams of the residual, where it has several.
+    streams: Option<Streams>,
     /// Its rows on their way through a block, and what becomes of them.
     pub(crate) rows: ActivationsOf<B::Buffer>,
     /// Tokens of the rows.
@@ -59,6 +61,10 @@ impl<B: Backend> Activations<B> {
         };
         Ok(Activations {
             hidden: spec.hidden,
+            streams: (spec.decoder.streams).map(|of| Streams {
+                n: of.n,
+                width: spec.hidden,
+            }),
             rows: widths.try_map(|width| backend.alloc(limits.n_tokens * width))?,
             ids: backend.alloc_index(limits.n_tokens)?,
             positions: backend.alloc_index(limits.n_tokens)?,
@@ -68,10 +74,27 @@ impl<B: Backend> Activations<B> {
         })
     }
 
+    /// Streams of the residual.
+    ///
+    /// # Panics
+    /// When it has not several.
+    pub(crate) fn streams(&self) -> Streams {
+        self.streams.expect("a residual of several streams")
+    }
+
+    /// What is left by a block, and elements of a row of it.
+    pub(crate) fn residual(&self) -> (&B::Buffer, usize) {
+        match self.streams {
+            Some(streams) => (&self.rows.streams, streams.row_width()),
+            None => (&self.rows.x, self.hidden),
+        }
+    }
+
     /// Buffer that crosses to another device.
     pub(crate) fn crossing(&self, rows: Crossing) -> &B::Buffer {
         match rows {
             Crossing::Hidden => &self.rows.x,
+            Crossing::Streams => &self.rows.streams,
             Crossing::Inputs => &self.rows.inputs,
             Crossing::Lent => &self.rows.lent,
             Crossing::Encoded => &self.rows.encoded,
@@ -84,6 +107,7 @@ impl<B: Backend> Activations<B> {
     pub(crate) fn crossing_mut(&mut self, rows: Crossing) -> &mut B::Buffer {
         match rows {
             Crossing::Hidden => &mut self.rows.x,
+            Crossing::Streams => &mut self.rows.streams,
             Crossing::Inputs => &mut self.rows.inputs,
             Crossing::Lent => &mut self.rows.lent,
             Crossing::Encoded => &mut self.rows.encoded,

@@ -1,18 +1,21 @@
 //! One block, generic over the backend.
 
+use std::f32::consts::FRAC_1_SQRT_2;
 use std::mem::swap;
 use std::slice::from_ref;
 
-use llm_arch::{After, Before, BlockOf, MlpOf, NormOf, PerLayerOf, PerLayerPart, SublayerOf};
+use llm_arch::{
+    After, Before, BlockOf, MlpOf, NormOf, PerLayerOf, PerLayerPart, StreamsOf, SublayerOf,
+};
 use llm_backend::{Backend, GateFunction, HeadGates, Ops, Output};
 
 use crate::activations::Activations;
-use crate::projection::{apply, norm_op};
+use crate::projection::{apply, norm_op, scale};
 use crate::state::LayerState;
 use crate::sublayer::{Call, Input};
-use crate::{Result, mixer, mlp};
+use crate::{Result, mixer, mlp, streams};
 
-/// Runs a block over the rows of `a.rows.x`, as [`llm_arch::Residual`] draws it, but for experts, which follow: then it ends with
+/// Runs a block over the rows of `a.rows.x`, or of streams, as [`llm_arch::Residual`] draws it, but for experts, which follow: then it ends with
 /// the choice of them, and [`end`] is what is left of it.
 pub(crate) fn forward<B: Backend>(
     block: &BlockOf<B::Weight>,
@@ -25,8 +28,12 @@ pub(crate) fn forward<B: Backend>(
         cross,
         mlp,
         per_layer: _,
+        streams: joined,
         scale: _,
     } = block;
+    if let Some(StreamsOf::AltUp(of)) = joined {
+        streams::predict(call.queue, of, a, call.n_tokens)?;
+    }
     let starts = mlp.as_ref().map(|mlp| &mlp.before);
     if let Some(Before::NormOfStart(norm)) = starts {
         // Until the mixer has read its own.
@@ -38,9 +45,16 @@ pub(crate) fn forward<B: Backend>(
     let mut input = Input::Residual;
     if let Some(mixer) = mixer {
         input = enter(&mixer.before, input, call, a)?;
+        if let Some(StreamsOf::AltUp(of)) = joined {
+            streams::laurel(call.queue, &of.laurel, a, call.n_tokens)?;
+        }
         let io = (input, output(&mixer.after));
         mixer::forward(&mixer.compute, call, io, a, &mut state.mixer)?;
         leave(&mixer.after, call, a)?;
+        if let Some(StreamsOf::AltUp(_)) = joined {
+            let (x, size) = (&mut a.rows.x, (a.hidden, call.n_tokens));
+            scale::<B>(call.queue, FRAC_1_SQRT_2, x, size)?;
+        }
     }
 
     if let (Some(cross), Some(kv)) = (cross, &state.cross) {
@@ -67,6 +81,7 @@ pub(crate) fn follows_experts<T>(block: &BlockOf<T>) -> bool {
         MlpOf::Dense(_) => false,
     };
     block.per_layer.is_some()
+        || block.streams.is_some()
         || block.scale.is_some()
         || block.mlp.as_ref().is_some_and(have_own_rows)
 }
@@ -84,8 +99,18 @@ pub(crate) fn end<B: Backend>(
         mlp::join(experts, call, a)?;
         leave(&mlp.after, call, a)?;
     }
+    if let Some(StreamsOf::AltUp(of)) = &block.streams {
+        streams::correct(call.queue, of, a, call.n_tokens)?;
+    }
     if let Some(part) = &block.per_layer {
         per_layer(part, call, a)?;
+        match &block.streams {
+            None => add_normed(&part.norm, call, a)?,
+            Some(StreamsOf::AltUp(_)) => {
+                norm_delta(&part.norm, call, a)?;
+                streams::add_to_others(call.queue, a, call.n_tokens)?;
+            }
+        }
     }
     if let Some(scale) = &block.scale {
         let x = &mut a.rows.x;
@@ -94,7 +119,7 @@ pub(crate) fn end<B: Backend>(
     Ok(())
 }
 
-/// Adds a layer's part of `a.rows.inputs` to the residual, gated by it, projected and normalised.
+/// A layer's part of `a.rows.inputs`, gated by `a.rows.x` and projected, in `a.rows.delta`.
 fn per_layer<B: Backend>(
     of: &PerLayerOf<B::Weight>,
     call: &mut Call<'_, B>,
@@ -121,8 +146,7 @@ fn per_layer<B: Backend>(
     };
     queue.gate_heads(&op, &rows.inputs, &mut rows.attended, n_tokens)?;
     let out = (Output::Write, &mut rows.delta);
-    apply::<B>(queue, from_ref(&of.out), &rows.attended, out, n_tokens)?;
-    add_normed(&of.norm, call, a)
+    apply::<B>(queue, from_ref(&of.out), &rows.attended, out, n_tokens)
 }
 
 /// Normalises what a sublayer reads; `last` is what the one before it read.
@@ -182,13 +206,23 @@ fn add_normed<B: Backend>(
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
-    let (op, n_tokens) = (norm_op(norm), call.n_tokens);
+    norm_delta(norm, call, a)?;
     let rows = &mut a.rows;
-    call.queue
-        .norm(&op, &rows.delta, &mut rows.normed, n_tokens)?;
     Ok(call
         .queue
-        .add(&rows.normed, &mut rows.x, a.hidden, n_tokens)?)
+        .add(&rows.normed, &mut rows.x, a.hidden, call.n_tokens)?)
+}
+
+/// A normalised copy of `a.rows.delta` into `a.rows.normed`.
+fn norm_delta<B: Backend>(
+    norm: &NormOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let (op, rows) = (norm_op(norm), &mut a.rows);
+    Ok(call
+        .queue
+        .norm(&op, &rows.delta, &mut rows.normed, call.n_tokens)?)
 }
 
 /// A normalised copy of the residual into `a.rows.normed`.

@@ -49,6 +49,7 @@ mod source;
 mod stage;
 mod state;
 mod stream;
+mod streams;
 mod sublayer;
 mod sum;
 

@@ -7,7 +7,7 @@ use llm_arch::{
     NonLinearity, Role, SharedOf, Unit,
 };
 use llm_backend::{
-    Backend, Expert, ExpertBuffers, LinearPart, Ops, Output, RouterVectors, Run, Xielu,
+    Backend, CutOff, Expert, ExpertBuffers, LinearPart, Ops, Output, RouterVectors, Run, Xielu,
 };
 use llm_plan::RunOn;
 
@@ -308,6 +308,14 @@ fn dense<B: Backend>(
                     factor,
                 };
                 queue.scale(&[of_gate, 1.0].map(run), x, n_tokens)?;
+            }
+            if let Some(deviations) = spec.cut_off {
+                let op = CutOff {
+                    width,
+                    row_width: 2 * width,
+                    deviations,
+                };
+                queue.cut_off(&op, x, n_tokens)?;
             }
             queue.gate(activation, x, &mut a.rows.gated, width, n_tokens)?;
             &a.rows.gated

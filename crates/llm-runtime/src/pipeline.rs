@@ -16,6 +16,7 @@ pub(crate) struct Pipeline {
     parts: Vec<Part>,
     steps: Vec<Step>,
     hidden: usize,
+    has_streams: bool,
     /// What crosses from stage to stage, and how wide its rows are.
     crossings: Vec<(Crossing, usize)>,
     /// Rows that cross between devices, `[n_tokens, widest]`.
@@ -38,6 +39,8 @@ struct Step {
     decodes: bool,
     /// True of the norm before the head, and of the head.
     ends: bool,
+    /// True of a head whose norm is another stage's.
+    is_head_alone: bool,
 }
 
 impl Pipeline {
@@ -57,11 +60,13 @@ impl Pipeline {
                     || stage.has(Unit::FinalNorm(Side::Encoder)),
                 decodes: stage.layers(Side::Decoder).next().is_some(),
                 ends: stage.has(Unit::FinalNorm(Side::Decoder)) || stage.has(Unit::Head),
+                is_head_alone: stage.has(Unit::Head) && !stage.has(Unit::FinalNorm(Side::Decoder)),
             }
         };
         let widths = ActivationWidths::of(spec);
         let crossings = [
             (Crossing::Hidden, widths.x),
+            (Crossing::Streams, widths.streams),
             (Crossing::Inputs, widths.inputs),
             (Crossing::Lent, widths.lent),
         ];
@@ -73,6 +78,7 @@ impl Pipeline {
         Pipeline {
             steps: stages.iter().map(step).collect(),
             hidden: spec.hidden,
+            has_streams: spec.decoder.streams.is_some(),
             crossings: crossings.into_iter().filter(|of| of.1 > 0).collect(),
             host: vec![0.0; n_crossing],
             parts,
@@ -97,8 +103,12 @@ impl Pipeline {
                 continue;
             }
             if let Some(from) = last.replace(step.part) {
-                let is_needed = |(of, _): &&(Crossing, usize)| {
-                    *of == Crossing::Hidden || step.adds_inputs || step.decodes
+                // Streams are one row from the norm before the head on.
+                let is_one_row = !self.has_streams || step.is_head_alone;
+                let is_needed = |(of, _): &&(Crossing, usize)| match of {
+                    Crossing::Hidden => is_one_row,
+                    Crossing::Streams => !is_one_row,
+                    _ => step.adds_inputs || step.decodes,
                 };
                 for &(of, width) in self.crossings.iter().filter(is_needed) {
                     let (way, rows) = ((from, step.part), (of, pass.ids.len() * width));

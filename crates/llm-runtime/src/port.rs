@@ -9,8 +9,10 @@ use crate::Result;
 /// Rows of activations that cross between devices: each as wide as the residual stream, unless something else is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crossing {
-    /// The residual stream, from stage to stage.
+    /// The residual stream, from stage to stage,
     Hidden,
+    /// or its streams, where it has several, until they are made one row.
+    Streams,
     /// What layers take in beside it, as wide as the parts of all of them.
     Inputs,
     /// Keys and values that later layers see too, as wide as those of all layers that lend some.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use llm_arch::{BlockOf, ExpertOf, MlpSpec, NormOf, Role, Side, Unit};
+use llm_arch::{BlockOf, ExpertOf, MlpSpec, ModelSpec, NormOf, Role, Side, StreamsEndOf, Unit};
 use llm_backend::{Backend, DeviceInfo, Ops, Queue};
 use llm_plan::{ActivationWidths, Home, StagePlan, Term, workspace_shape};
 use llm_tensor::Bytes;
@@ -40,7 +40,7 @@ use crate::source::WeightSource;
 use crate::state::{LayerState, SequenceBlocks};
 use crate::stream::{Feed, Key, Stream, Weights};
 use crate::sublayer::Call;
-use crate::{Result, RuntimeError, mixer};
+use crate::{Result, RuntimeError, mixer, streams};
 
 impl<B: Backend> Device for Arc<B> {
     fn info(&self) -> &DeviceInfo {
@@ -79,6 +79,8 @@ struct BackendStages<B: Backend> {
     bias: Option<BiasTable<B>>,
     /// The norm before a head on another device.
     final_norm: Option<Weights<B, NormOf<Role>>>,
+    /// The same with what makes one row of streams, which the head's own device has too.
+    streams_end: Option<Weights<B, StreamsEndOf<Role>>>,
     head: Option<Head<B>>,
     /// Experts of other devices' layers.
     guests: BTreeMap<Unit, Weights<B, ExpertOf<Role>>>,
@@ -104,12 +106,12 @@ struct Segment {
     adds_inputs: bool,
     /// Layers of the encoder; true where its norm follows.
     encoder: (Range<usize>, bool),
-    /// Layers of the decoder; true where its norm follows without the head.
+    /// Layers of the decoder; true where its norm follows without the head, or with streams.
     decoder: (Range<usize>, bool),
 }
 
 impl Segment {
-    fn of(stage: &StagePlan) -> Self {
+    fn of(stage: &StagePlan, spec: &ModelSpec) -> Self {
         let layers = |side| {
             let mut layers = stage.layers(side);
             let first = layers.next();
@@ -122,7 +124,7 @@ impl Segment {
             encoder: (layers(Side::Encoder), norm(Side::Encoder)),
             decoder: (
                 layers(Side::Decoder),
-                norm(Side::Decoder) && !stage.has(Unit::Head),
+                norm(Side::Decoder) && (!stage.has(Unit::Head) || spec.decoder.streams.is_some()),
             ),
         }
     }
@@ -165,7 +167,7 @@ impl<B: Backend> BackendStages<B> {
         };
         let sizes = (limits, *kv_dtype);
         let (mut layers, mut states) = (BTreeMap::new(), BTreeMap::new());
-        let (mut final_norm, mut head) = (None, None);
+        let (mut final_norm, mut streams_end, mut head) = (None, None, None);
         for stage in options.own() {
             let remote = stage.remote.iter().map(|&(unit, at)| (unit, at.run_on));
             let remote: HashMap<_, _> = remote.collect();
@@ -187,7 +189,12 @@ impl<B: Backend> BackendStages<B> {
             }
             let norm_unit = Unit::FinalNorm(Side::Decoder);
             let norm = spec.roles().final_norm(Side::Decoder);
-            let norm = norm.filter(|_| stage.has(norm_unit));
+            let mut norm = norm.filter(|_| stage.has(norm_unit));
+            let end = spec.roles().streams_end(Side::Decoder);
+            if let Some(end) = end.filter(|_| norm.take().is_some()) {
+                let key = Key::Unit(norm_unit);
+                streams_end = Some(Weights::load(b, streamed, key, end, source)?);
+            }
             if stage.has(Unit::Head) {
                 let spec = (spec, norm);
                 let embedding = embedding.as_ref();
@@ -208,7 +215,7 @@ impl<B: Backend> BackendStages<B> {
             }
         }
         let segment = |stage: &StagePlan| match stage.run_on == *run_on {
-            true => Segment::of(stage),
+            true => Segment::of(stage, spec),
             false => Segment::default(),
         };
         let part = BackendStages {
@@ -235,6 +242,7 @@ impl<B: Backend> BackendStages<B> {
             per_layer_table,
             encoder,
             final_norm,
+            streams_end,
             head,
             backend,
         };
@@ -275,11 +283,11 @@ impl<B: Backend> Stages for BackendStages<B> {
         } = self.segments[stage].clone();
         let (backend, spec, n_tokens) = (&*self.backend, &self.options.spec, pass.ids.len());
         let (queue, a) = (&mut self.queue, &mut self.activations);
-        let n_elements = n_tokens * spec.hidden;
         if let Some(embedding) = self.embedding.as_mut().filter(|_| embeds) {
             embedding.forward(queue, (backend, stream), spec, pass, &mut self.angles, a)?;
             if let Some(probe) = pass.probe {
-                probe.look::<B>(queue, &a.rows.x, n_elements, Unit::Embedding)?;
+                let (x, width) = a.residual();
+                probe.look::<B>(queue, x, n_tokens * width, Unit::Embedding)?;
             }
         }
         if let Some(table) = self.per_layer_table.as_mut().filter(|_| adds_inputs) {
@@ -333,9 +341,17 @@ impl<B: Backend> Stages for BackendStages<B> {
                 }
             }
             if let Some(probe) = pass.probe {
-                let unit = Unit::Layer(Side::Decoder, i);
-                probe.look::<B>(queue, &a.rows.x, n_elements, unit)?;
+                let (unit, (x, width)) = (Unit::Layer(Side::Decoder, i), a.residual());
+                probe.look::<B>(queue, x, n_tokens * width, unit)?;
             }
+        }
+        if let Some(end) = self.streams_end.as_ref().filter(|_| ends && pass.logits) {
+            let end = end.get(queue, (backend, stream))?;
+            streams::collapse(queue, &end.collapse, a, n_tokens)?;
+            let op = norm_op(&end.norm);
+            queue.norm(&op, &a.rows.x, &mut a.rows.normed, n_tokens)?;
+            end.end(queue)?;
+            std::mem::swap(&mut a.rows.x, &mut a.rows.normed);
         }
         if let Some(norm) = self.final_norm.as_ref().filter(|_| ends && pass.logits) {
             let norm = norm.get(queue, (backend, stream))?;

@@ -124,6 +124,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         activation,
         gating: Gating::None,
         scales: None,
+        cut_off: None,
         bias: false,
     });
     let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, mlp);

@@ -230,6 +230,7 @@ pub(super) fn gated(
         activation: NonLinearity::Of(config.activation(key, default)?),
         gating: Gating::Separate,
         scales: None,
+        cut_off: None,
         bias,
     }))
 }
@@ -241,6 +242,7 @@ pub(super) fn plain_mlp(width: usize, activation: Activation, bias: bool) -> Mlp
         activation: activation.into(),
         gating: Gating::None,
         scales: None,
+        cut_off: None,
         bias,
     })
 }
@@ -273,6 +275,7 @@ pub(super) fn sequential(
         final_norm: FinalNorm::Present,
         residual: Residual::Sequential,
         scaled_layers: false,
+        streams: None,
     }
 }
 

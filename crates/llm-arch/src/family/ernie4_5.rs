@@ -155,6 +155,7 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             activation: activation.into(),
             gating: Gating::Separate,
             scales: None,
+            cut_off: None,
             bias,
         },
         join: Join::Plain,

@@ -222,7 +222,7 @@ fn gemma3(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
 }
 
 /// The rotary positions of layers that see all, and of those that slide.
-fn global_and_local(
+pub(super) fn global_and_local(
     config: &Config<'_>,
     defaults: RopeDefaults,
 ) -> Result<[RotarySpec; 2], ArchError> {

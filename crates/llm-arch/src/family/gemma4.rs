@@ -37,7 +37,7 @@ pub(super) static FAMILY: Family = Family {
         off: &[],
     },
     naming: |_| &Naming {
-        names: &[NAMES, gemma::SANDWICH_NAMES, llama::NAMES],
+        names: &[NAMES, PER_LAYER_NAMES, gemma::SANDWICH_NAMES, llama::NAMES],
         bare: &[Role::LayerScale, Role::RouterNorm, Role::RouterScales],
         // Of layers that see others' keys; nobody reads them.
         harmless: &[
@@ -90,12 +90,6 @@ pub(super) static FAMILY: Family = Family {
 
 const NAMES: Names = &[
     (Role::LayerScale, "layer_scalar"),
-    (Role::PerLayerTable, "model.embed_tokens_per_layer"),
-    (Role::PerLayerModel, "model.per_layer_model_projection"),
-    (Role::PerLayerNorm, "model.per_layer_projection_norm"),
-    (Role::PerLayerGate, "per_layer_input_gate"),
-    (Role::PerLayerOut, "per_layer_projection"),
-    (Role::PostPerLayerNorm, "post_per_layer_input_norm"),
     (Role::Router, "router.proj"),
     (Role::RouterNorm, "router.scale"),
     (Role::RouterScales, "router.per_expert_scale"),
@@ -108,6 +102,16 @@ const NAMES: Names = &[
     (Role::Gate, "experts.{e}.gate_proj"),
     (Role::Up, "experts.{e}.up_proj"),
     (Role::Down, "experts.{e}.down_proj"),
+];
+
+/// Of the inputs of layers.
+pub(super) const PER_LAYER_NAMES: Names = &[
+    (Role::PerLayerTable, "model.embed_tokens_per_layer"),
+    (Role::PerLayerModel, "model.per_layer_model_projection"),
+    (Role::PerLayerNorm, "model.per_layer_projection_norm"),
+    (Role::PerLayerGate, "per_layer_input_gate"),
+    (Role::PerLayerOut, "per_layer_projection"),
+    (Role::PostPerLayerNorm, "post_per_layer_input_norm"),
 ];
 
 const STACKED_GATE_UP: &str = "model.layers.{i}.experts.gate_up_proj";
@@ -223,7 +227,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-6));
     let slides = slides(config)?;
     let [full, sliding] = attentions(config, &slides, norm)?;
-    let borrows = keys_of(config, &slides)?;
+    let borrows = keys_of(config, &slides, 0)?;
     // Of layers that see others' keys twice as wide, where it is said.
     let widens = config.flag("use_double_wide_mlp", false)?;
     let [own, wide] = [1, 2].map(|times| mlp(config, times));
@@ -273,10 +277,16 @@ fn per_layer(config: &Config<'_>, vocab: usize) -> Result<Option<PerLayerSpec>, 
     }))
 }
 
-/// For each layer the one whose keys and values it sees in place of its own: the last of its kind that has some.
-fn keys_of(config: &Config<'_>, slides: &[bool]) -> Result<Vec<Option<usize>>, ArchError> {
+/// For each layer the one whose keys and values it sees in place of its own: the last of its kind that has some. So do the last
+/// `default` layers where the configuration does not say how many.
+pub(super) fn keys_of(
+    config: &Config<'_>,
+    slides: &[bool],
+    default: usize,
+) -> Result<Vec<Option<usize>>, ArchError> {
     const SHARED: &str = "num_kv_shared_layers";
     let n_shared = match config.whole(SHARED)? {
+        None if default > 0 => default,
         None | Some(0) => return Ok(vec![None; slides.len()]),
         Some(_) => config.count(SHARED)?,
     };
@@ -302,6 +312,7 @@ fn mlp(config: &Config<'_>, times: usize) -> Result<MlpSpec, ArchError> {
         gating: Gating::Separate,
         bias: false,
         scales: None,
+        cut_off: None,
     };
     if !config.flag("enable_moe_block", false)? {
         return Ok(MlpSpec::Dense(shared));

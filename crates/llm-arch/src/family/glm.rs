@@ -94,6 +94,7 @@ fn model(
         activation: NonLinearity::Of(config.activation("hidden_act", Activation::Silu)?),
         gating: Gating::Fused,
         scales: None,
+        cut_off: None,
         bias: false,
     });
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1.5625e-7));

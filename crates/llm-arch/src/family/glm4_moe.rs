@@ -205,6 +205,7 @@ pub(super) fn with_shared(
                 activation: activation.into(),
                 gating: Gating::Separate,
                 scales: None,
+                cut_off: None,
                 bias: false,
             },
             join: Join::Plain,

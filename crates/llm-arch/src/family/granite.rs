@@ -85,6 +85,7 @@ pub(super) static GRANITE_MOE_SHARED: Family = Family {
                     ),
                     gating: Gating::Fused,
                     scales: None,
+                    cut_off: None,
                     bias: false,
                 },
                 join: Join::Plain,

@@ -87,6 +87,7 @@ fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
         activation: activation.into(),
         gating: Gating::Fused,
         scales: None,
+        cut_off: None,
         bias: false,
     };
     let n_experts = config.whole("num_local_experts")?.unwrap_or(8);

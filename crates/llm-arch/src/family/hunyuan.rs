@@ -193,6 +193,7 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             activation: activation.into(),
             gating: Gating::Separate,
             scales: None,
+            cut_off: None,
             bias: false,
         },
         join: Join::Plain,

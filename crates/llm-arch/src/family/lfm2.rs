@@ -263,6 +263,7 @@ fn gated(width: usize) -> MlpSpec {
         activation: NonLinearity::Of(Activation::Silu),
         gating: Gating::Separate,
         scales: None,
+        cut_off: None,
         bias: false,
     })
 }

@@ -203,6 +203,7 @@ fn gated(config: &Config<'_>, activation: Activation) -> Result<DenseMlp, ArchEr
         activation: activation.into(),
         gating: Gating::Separate,
         scales: None,
+        cut_off: None,
         bias: false,
     })
 }

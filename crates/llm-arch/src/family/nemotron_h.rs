@@ -122,6 +122,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         activation: NonLinearity::Of(activation),
         gating: Gating::None,
         scales: None,
+        cut_off: None,
         bias: config.flag("mlp_bias", false)?,
     };
     let kinds = kinds(config)?;

@@ -97,6 +97,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         activation: NonLinearity::Of(config.activation("hidden_act", Activation::Silu)?),
         gating: Gating::Fused,
         scales: None,
+        cut_off: None,
         bias: false,
     });
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5));

@@ -106,6 +106,7 @@ pub(super) fn experts(config: &Config<'_>, defaults: ExpertDefaults) -> Result<M
                 activation: activation.into(),
                 gating: Gating::Separate,
                 scales: None,
+                cut_off: None,
                 bias: false,
             },
             join: Join::Gated,

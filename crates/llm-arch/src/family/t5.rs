@@ -165,6 +165,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         activation: activation.into(),
         gating,
         scales: None,
+        cut_off: None,
         bias: false,
     });
     let n_buckets = config

@@ -40,6 +40,7 @@ const fn of(model_type: &'static str, text: &'static str, tie: Tie) -> Wrapper {
 const WRAPPERS: &[Wrapper] = &[
     of("fast_vlm", "qwen2", Tie::Either),
     of("gemma3", "gemma3_text", Tie::Outer),
+    of("gemma3n", "gemma3n_text", Tie::Outer),
     of("gemma4", "gemma4_text", Tie::Outer),
     of("got_ocr2", "qwen2", Tie::Outer),
     of("idefics2", "mistral", Tie::Outer),

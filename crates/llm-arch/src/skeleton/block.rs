@@ -5,7 +5,7 @@
 use super::Role;
 use crate::spec::{
     AttentionSpec, DeltaSpec, DenseMlp, ExpertsSpec, IndexHeads, LatentSpec, NormSpec,
-    PerLayerPart, Residual, ShortConvSpec, StateSpaceSpec,
+    PerLayerPart, Residual, ShortConvSpec, StateSpaceSpec, StreamsSpec,
 };
 
 /// A unit's tensors, of which each can be made into something else.
@@ -76,8 +76,63 @@ pub struct BlockOf<T> {
     pub mlp: Option<SublayerOf<MlpOf<T>, T>>,
     /// What it takes in beside the residual, after the feed-forward.
     pub per_layer: Option<PerLayerOf<T>>,
+    /// What it does with a residual of several streams.
+    pub streams: Option<StreamsOf<T>>,
     /// Multiplies the residual in the end, `[1]`.
     pub scale: Option<T>,
+}
+
+/// What a block does with a residual of several streams.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum StreamsOf<T> {
+    /// Alternating updates.
+    AltUp(AltUpOf<T>),
+}
+
+/// Alternating updates of a block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AltUpOf<T> {
+    /// Streams.
+    pub spec: StreamsSpec,
+    /// Norm of what a router reads: a prediction's first stream, or what a block made of it.
+    pub norm: NormOf<T>,
+    /// One number for each stream, of which coefficients are made.
+    pub router: LinearOf<T>,
+    /// Coefficients of a prediction, `[streams · streams, streams]`.
+    pub predict: LinearOf<T>,
+    /// Coefficients of a correction, `[streams, streams]`.
+    pub correct: LinearOf<T>,
+    /// The learned residual beside the mixer.
+    pub laurel: LaurelOf<T>,
+    /// Multiplies the first stream where it gates the layer's inputs, `[hidden]`.
+    pub scale: Option<T>,
+}
+
+/// A learned residual: what a mixer reads, and a normed projection of it by way of few features.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LaurelOf<T> {
+    /// To the features.
+    pub down: LinearOf<T>,
+    /// From them.
+    pub up: LinearOf<T>,
+    /// Normalises that.
+    pub norm: NormOf<T>,
+}
+
+/// From several streams to one row, and the norm of it: what follows the last block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StreamsEndOf<T> {
+    /// What is made of streams.
+    pub collapse: CollapseOf<T>,
+    /// The final norm.
+    pub norm: NormOf<T>,
+}
+
+/// From several streams to one row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum CollapseOf<T> {
+    /// The mean of the first and of projections of the others, which have its magnitude.
+    Mean(ProjectionOf<T>),
 }
 
 /// A layer's part of the rows that layers take in beside the residual.
@@ -397,6 +452,8 @@ pub struct InputOf<T> {
     pub project: Option<LinearOf<T>>,
     /// From the residual to the rows that layers take in, and the norm of each layer's part.
     pub per_layer: Option<LatentInputOf<T>>,
+    /// From the residual to its further streams, where they are made of it.
+    pub streams: Option<ProjectionOf<T>>,
 }
 
 /// A head, as far as it is not the embedding's table.
@@ -533,7 +590,10 @@ macro_rules! map_fields {
 
 map_fields!(NormOf { spec; ; gain; bias });
 map_fields!(LinearOf { ; ; weight; bias });
-map_fields!(BlockOf { ; mixer cross mlp per_layer; ; scale });
+map_fields!(BlockOf { ; mixer cross mlp per_layer streams; ; scale });
+map_fields!(AltUpOf { spec; norm router predict correct laurel; ; scale });
+map_fields!(LaurelOf { ; down up norm; ; });
+map_fields!(StreamsEndOf { ; collapse norm; ; });
 map_fields!(PerLayerOf { spec; gate out norm; ; });
 map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; sinks });
 map_fields!(LatentOf { spec; q_latent q kv_latent kv out index; ; });
@@ -552,7 +612,7 @@ map_fields!(ApartOf { ; router before after after_shared; scales; });
 map_fields!(LatentExpertsOf { ; enter leave; ; });
 map_fields!(SharedOf { ; mlp score; ; });
 map_fields!(ExpertOf { ; up down; ; });
-map_fields!(InputOf { ; norm project per_layer; ; });
+map_fields!(InputOf { ; norm project per_layer streams; ; });
 map_fields!(HeadOf { ; project; ; matrix bias });
 
 /// Enums of variants that are empty, and of variants of one part.
@@ -572,6 +632,8 @@ macro_rules! map_variants {
 }
 
 map_variants!(MixerOf { ; Attention Latent Conv Delta StateSpace Hybrid });
+map_variants!(StreamsOf { ; AltUp });
+map_variants!(CollapseOf { ; Mean });
 map_variants!(MlpOf { ; Dense Experts });
 map_variants!(Before { Residual Same; Norm NormOfStart NormResidual });
 map_variants!(After { Add; NormThenAdd AddThenNorm });

@@ -181,6 +181,25 @@ roles! {
     PostPerLayerNorm: Other;
     /// Multiplies a layer's result, the residual included: `[1]`.
     LayerScale: Other;
+    /// From the residual to each of its further streams, and from these to what is made one row of.
+    StreamIn1: Projection;
+    StreamIn2: Projection;
+    StreamIn3: Projection;
+    StreamOut1: Projection;
+    StreamOut2: Projection;
+    StreamOut3: Projection;
+    /// Norm of what makes the coefficients of streams; a number for each stream, `[streams, hidden]`; and of these the coefficients
+    /// of predictions and of corrections.
+    StreamNorm: Other;
+    StreamRouter: Other;
+    StreamPredict: Other;
+    StreamCorrect: Other;
+    /// Multiplies the first stream where it gates a layer's inputs, `[hidden]`.
+    StreamScale: Other;
+    /// A learned residual beside the mixer: to few features, from them, and the norm of that.
+    LaurelDown: Projection;
+    LaurelUp: Projection;
+    LaurelNorm: Other;
     FinalNorm + FinalNormBias: Other;
     Head + HeadBias: Head;
 }

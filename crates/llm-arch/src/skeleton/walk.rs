@@ -5,10 +5,11 @@ use std::convert::Infallible;
 use llm_tensor::Gate;
 
 use super::block::{
-    After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaLatentsOf, DeltaOf, DenseOf,
-    EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, IndexOf, InputOf, LatentExpertsOf,
-    LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, NormOf, PerLayerOf, ProjectionOf, SharedOf,
-    ShortConvOf, StateSpaceOf, SublayerOf, TryMap, XieluOf,
+    After, AltUpOf, ApartOf, AttentionOf, Before, BlockOf, CollapseOf, CrossOf, DeltaLatentsOf,
+    DeltaOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, IndexOf, InputOf,
+    LatentExpertsOf, LatentInputOf, LatentOf, LaurelOf, LinearOf, MixerOf, MlpOf, NormOf,
+    PerLayerOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, StreamsEndOf, StreamsOf,
+    SublayerOf, TryMap, XieluOf,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
@@ -16,7 +17,7 @@ use crate::spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, ExpertsSpec, FinalNorm, Gating, HeadMatrix,
     IndexHeads, Join, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOver,
     NormSpec, Packing, PerLayerPart, PerLayerSpec, Positions, QkNorm, SharedSpec, ShortConvSpec,
-    Side, StateSpaceSpec,
+    Side, StateSpaceSpec, StreamsJoin, StreamsSpec,
 };
 
 impl ModelSpec {
@@ -69,7 +70,11 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 self.block(side, layer);
             }
             Unit::Expert { layer, .. } => drop(self.expert(layer)),
-            Unit::FinalNorm(side) => drop(self.final_norm(side)),
+            Unit::FinalNorm(side) => {
+                if self.streams_end(side).is_none() {
+                    self.final_norm(side);
+                }
+            }
             Unit::Head => drop(self.head()),
         }
     }
@@ -96,6 +101,9 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                         let norm = self.spec.decoder.norm.of(Role::PerLayerNorm);
                         self.norms(&norm, part.width)
                     },
+                }),
+                streams: self.spec.decoder.streams.map(|of| match of.join {
+                    StreamsJoin::AltUp(_) => self.of_streams(STREAM_IN, of.n),
                 }),
             },
         }
@@ -183,7 +191,39 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             },
             mlp: self.mlp(around_mlp, (mlp, &stack.norm)),
             per_layer: self.per_layer(side, layer),
+            streams: (stack.streams).map(|of| self.streams(of)),
             scale: (stack.scaled_layers).then(|| (self.make)(Role::LayerScale, &[1])),
+        }
+    }
+
+    fn streams(&mut self, spec: StreamsSpec) -> StreamsOf<T> {
+        let (n, hidden) = (spec.n, self.spec.hidden);
+        let norm = self.spec.decoder.norm;
+        let StreamsJoin::AltUp(of) = spec.join;
+        StreamsOf::AltUp(AltUpOf {
+            spec,
+            norm: self.norms(&norm.of(Role::StreamNorm), hidden),
+            router: self.matrix(Role::StreamRouter, [n, hidden]),
+            predict: self.matrix(Role::StreamPredict, [n * n, n]),
+            correct: self.matrix(Role::StreamCorrect, [n, n]),
+            laurel: LaurelOf {
+                down: self.matrix(Role::LaurelDown, [of.laurel_rank, hidden]),
+                up: self.matrix(Role::LaurelUp, [hidden, of.laurel_rank]),
+                norm: self.norms(&norm.of(Role::LaurelNorm), hidden),
+            },
+            scale: (of.scales_first).then(|| (self.make)(Role::StreamScale, &[hidden])),
+        })
+    }
+
+    /// A matrix for each stream but the first.
+    fn of_streams(&mut self, [a, b, c]: [Role; 3], n: usize) -> ProjectionOf<T> {
+        let hidden = self.spec.hidden;
+        let mut part = |role| self.matrix(role, [hidden, hidden]);
+        match n {
+            2 => ProjectionOf::One([part(a)]),
+            3 => ProjectionOf::Two([part(a), part(b)]),
+            4 => ProjectionOf::Three([part(a), part(b), part(c)]),
+            n => panic!("{n} streams, of which there are 2 to 4"),
         }
     }
 
@@ -550,6 +590,17 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         }
     }
 
+    /// What makes one row of several streams after the last block, with the norm of it.
+    pub fn streams_end(&mut self, side: Side) -> Option<StreamsEndOf<T>> {
+        let of = self.spec.stack(side)?.streams?;
+        Some(StreamsEndOf {
+            collapse: match of.join {
+                StreamsJoin::AltUp(_) => CollapseOf::Mean(self.of_streams(STREAM_OUT, of.n)),
+            },
+            norm: self.final_norm(side)?,
+        })
+    }
+
     /// The head.
     pub fn head(&mut self) -> HeadOf<T> {
         let ModelSpec { hidden, vocab, .. } = *self.spec;
@@ -583,3 +634,8 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         }
     }
 }
+
+/// From the residual to its further streams, one each.
+const STREAM_IN: [Role; 3] = [Role::StreamIn1, Role::StreamIn2, Role::StreamIn3];
+/// From them to what is made one row of.
+const STREAM_OUT: [Role; 3] = [Role::StreamOut1, Role::StreamOut2, Role::StreamOut3];

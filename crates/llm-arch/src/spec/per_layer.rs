@@ -11,7 +11,7 @@ use llm_tensor::Activation;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PerLayerSpec {
-    /// Tokens that the table knows.
+    /// Tokens that the table knows; others have the row of the first.
     pub vocab: usize,
     /// Elements of a layer's part.
     pub width: usize,

@@ -61,7 +61,12 @@ pub(super) fn hand_overs(
         if let Some(device) = before {
             found.end_layer(&mut layer, device, row, &chance);
             if device != run_on {
-                found.add(device, run_on, row, 1.0);
+                let streams = match unit.unit {
+                    // The norm before it makes them one row.
+                    Unit::Head => row,
+                    _ => bytes(weights.streams),
+                };
+                found.add(device, run_on, streams, 1.0);
                 // Nobody needs what is beside once the layers are done.
                 let rows = beside.clone().filter(|_| !is_last(unit.unit));
                 rows.for_each(|width| found.add(device, run_on, bytes(width), 1.0));

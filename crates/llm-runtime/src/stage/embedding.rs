@@ -16,6 +16,7 @@ use crate::pass::Pass;
 use crate::projection::{apply, norm_op};
 use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
+use crate::streams;
 
 /// A model's tables, and what follows them.
 pub(super) struct Embedding<B: Backend> {
@@ -48,7 +49,7 @@ impl<B: Backend> Embedding<B> {
         })
     }
 
-    /// Hidden states of the pass's tokens into `a.rows.x`.
+    /// Hidden states of the pass's tokens into `a.rows.x`, and their streams.
     pub(super) fn forward(
         &mut self,
         queue: &mut B::Queue,
@@ -84,6 +85,9 @@ impl<B: Backend> Embedding<B> {
         }
         if let Some(weights) = &input.per_layer {
             per_layer::project(queue, weights, spec, a, n_tokens)?;
+        }
+        if let Some(others) = &input.streams {
+            streams::expand(queue, others, a, n_tokens)?;
         }
         input.end(queue)
     }

@@ -51,7 +51,14 @@ pub(super) fn add_rows<B: Backend>(
 ) -> Result<()> {
     let (per_layer, row_width) = extents(spec);
     let to = (&mut a.ids, &mut a.rows.inputs);
-    table.add(queue, backend, ids, to)?;
+    let is_known = |&id: &u32| (id as usize) < per_layer.vocab;
+    match ids.iter().all(is_known) {
+        true => table.add(queue, backend, ids, to)?,
+        false => {
+            let known = ids.iter().map(|id| if is_known(id) { *id } else { 0 });
+            table.add(queue, backend, &known.collect::<Vec<_>>(), to)?;
+        }
+    }
     let factor = table_scale(&per_layer) * std::f32::consts::FRAC_1_SQRT_2;
     scale::<B>(queue, factor, &mut a.rows.inputs, (row_width, ids.len()))
 }
