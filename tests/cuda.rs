@@ -32,7 +32,7 @@ use llm_tests::{
 };
 
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
-const MODELS: [&str; 32] = [
+const MODELS: [&str; 33] = [
     "bloom",
     "deepseek-v3",
     "falcon-40b-style",
@@ -41,6 +41,7 @@ const MODELS: [&str; 32] = [
     "gemma-biases",
     "gemma2",
     "gemma3",
+    "gemma3n",
     "glm4-moe-groups",
     "gpt-neox",
     "gpt-oss",

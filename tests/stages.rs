@@ -342,10 +342,11 @@ fn all_models() -> Vec<String> {
 }
 
 /// Each kind of positions, windows, residuals and heads, experts, and an encoder.
-const FAMILIES: [&str; 11] = [
+const FAMILIES: [&str; 12] = [
     "bloom",
     "falcon-7b-style",
     "gemma3",
+    "gemma3n",
     "gpt2",
     "llama",
     "llama4",

@@ -25,6 +25,8 @@ mod seldom;
 mod small;
 #[path = "traffic/state_space.rs"]
 mod state_space;
+#[path = "traffic/streams.rs"]
+mod streams;
 
 #[test]
 fn every_kernel_is_counted_or_seldom() {
@@ -37,6 +39,7 @@ fn every_kernel_is_counted_or_seldom() {
         products::KERNELS,
         small::KERNELS,
         state_space::KERNELS,
+        streams::KERNELS,
     ]
     .concat();
     for name in bench::kernels() {

@@ -13,6 +13,7 @@ mod per_layer;
 mod properties;
 mod reasons;
 mod recommended;
+mod residual;
 mod stages;
 mod streamed;
 mod unlike_gpus;

@@ -217,7 +217,7 @@ mod tests {
             (0.95, 1.644_853_6),
             (0.5, 0.0),
             (0.1, -1.281_551_6),
-            (0.999_999, 4.768_372),
+            (0.999_999, 4.750_757_7),
         ];
         for (share, expected) in cases {
             let found = deviations(share);

@@ -191,9 +191,9 @@ roles! {
     /// Norm of what makes the coefficients of streams; a number for each stream, `[streams, hidden]`; and of these the coefficients
     /// of predictions and of corrections.
     StreamNorm: Other;
-    StreamRouter: Other;
-    StreamPredict: Other;
-    StreamCorrect: Other;
+    StreamRouter: Projection;
+    StreamPredict: Projection;
+    StreamCorrect: Projection;
     /// Multiplies the first stream where it gates a layer's inputs, `[hidden]`.
     StreamScale: Other;
     /// A learned residual beside the mixer: to few features, from them, and the norm of that.

@@ -225,6 +225,11 @@ fn elements_are_read_and_written_once() {
         bench.check(&Needs::bytes("a product", 8 * N * WIDTH), |queue| {
             queue.scale_by(&by, &mut x, WIDTH, N)
         });
+        let (by, n_bytes) = bench.weight(Scheme::Dense(DType::BF16), (1, WIDTH));
+        bench.check(
+            &Needs::bytes("columns' products", 8 * N * WIDTH + n_bytes),
+            |queue| queue.scale_by(&by, &mut x, WIDTH, N),
+        );
         let weights = bench.buffer(N);
         bench.check(&Needs::bytes("a gated sum", 12 * N * WIDTH), |queue| {
             queue.add_gated(&weights, &wide, &mut x, WIDTH, N)

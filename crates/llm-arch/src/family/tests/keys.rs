@@ -224,6 +224,86 @@ fn the_older_spelling_of_rope_counts_where_both_are_there() {
 }
 
 #[test]
+fn what_gemma3n_does_not_run_is_named() {
+    let gemma3n = |key: &str, value: Value| {
+        let config = json!({
+            "model_type": "gemma3n_text", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "vocab_size": 100, "num_kv_shared_layers": 1,
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        });
+        from_config(&with(object(config), key, value))
+    };
+    let plain = gemma3n("rms_norm_eps", json!(1e-6)).unwrap();
+    let streams = plain.spec.decoder.streams.unwrap();
+    assert_eq!((streams.n, streams.row_width(64)), (4, 256));
+    let seen = plain.spec.decoder.attentions().map(|a| a.keys_of);
+    assert_eq!(seen.collect::<Vec<_>>(), [None, None, Some(1)]);
+    assert!(plain.is_harmless("model.layers.2.self_attn.v_proj.weight"));
+    // As the reference says of a table that knows fewer tokens: others have the first one's row.
+    let few = gemma3n("vocab_size_per_layer_input", json!(90)).unwrap();
+    let table = few.slots.iter().find(|s| s.role == Role::PerLayerTable);
+    assert_eq!(*table.unwrap().shape, [90, 3 * 256]);
+    let two = gemma3n("altup_num_inputs", json!(2)).unwrap();
+    let of_streams = |skeleton: &Skeleton| {
+        let names = skeleton.slots.iter().map(|slot| slot.name.clone());
+        let all = names.filter(|name| name.contains("altup_"));
+        all.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        of_streams(&two),
+        [
+            "model.altup_projections.0.weight",
+            "model.altup_unembed_projections.0.weight"
+        ]
+    );
+    assert_eq!(of_streams(&plain).len(), 6);
+    let unscaled = gemma3n("altup_correct_scale", json!(false)).unwrap();
+    let scale = "model.layers.1.altup.correct_output_scale";
+    let has = |skeleton: &Skeleton| skeleton.slots.iter().any(|slot| slot.name == scale);
+    assert_eq!((has(&plain), has(&unscaled)), (true, false));
+    assert!(unscaled.is_harmless(scale), "the reference makes it anyway");
+    let sparse = gemma3n("activation_sparsity_pattern", json!([0.95, 0, 0.5])).unwrap();
+    let cut_offs = sparse
+        .spec
+        .decoder
+        .layers
+        .iter()
+        .map(|layer| match layer.mlp {
+            // In thousandths.
+            MlpSpec::Dense(mlp) => mlp.cut_off.map(|deviations| (1e3 * deviations).round()),
+            MlpSpec::Experts(_) | MlpSpec::Absent => unreachable!("all are dense"),
+        });
+    assert_eq!(
+        cut_offs.collect::<Vec<_>>(),
+        [Some(1645.0), None, Some(0.0)]
+    );
+    for (key, value, words) in [
+        (
+            "altup_active_idx",
+            json!(1),
+            "blocks compute with the first",
+        ),
+        ("altup_num_inputs", json!(5), "2, 3 or 4"),
+        ("altup_num_inputs", json!(1), "2, 3 or 4"),
+        ("activation_sparsity_pattern", json!(0.95), "a list of 3"),
+        ("activation_sparsity_pattern", json!([1.0, 0, 0]), "below 1"),
+        ("intermediate_size", json!([64, 0, 64]), "positive"),
+        ("intermediate_size", json!([64, 64]), "a list of 3"),
+        (
+            "hidden_size_per_layer_input",
+            json!(0),
+            "hidden_size_per_layer_input",
+        ),
+        ("num_kv_shared_layers", json!(2), "of each kind"),
+        ("laurel_rank", json!(0), "laurel_rank"),
+        ("altup_clip", json!(1), "`altup_clip`"),
+    ] {
+        let error = gemma3n(key, value).unwrap_err().to_string();
+        assert!(error.contains(words), "{key}: {error}");
+    }
+}
+
+#[test]
 fn what_gemma4_does_not_run_is_named() {
     let gemma4 = |key: &str, value: Value| {
         let config = json!({
@@ -318,10 +398,7 @@ fn halves_say_what_they_leave_out() {
         let error = gemma3(key, json!(0)).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
-    for (model_type, words) in [
-        ("paligemma", "attends"),
-        ("gemma3n", "unknown model family"),
-    ] {
+    for (model_type, words) in [("paligemma", "attends"), ("gemma5", "unknown model family")] {
         let config = object(json!({"model_type": model_type, "text_config": {}}));
         let error = from_config(&config).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
