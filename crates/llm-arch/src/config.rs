@@ -340,6 +340,17 @@ impl<'a> Config<'a> {
         })
     }
 
+    /// A number, or `null` for none, for each of `n` layers; nothing where there is no such list.
+    pub(crate) fn cut_offs(&self, key: &str, n: usize) -> Result<Option<Vec<Option<f32>>>> {
+        let cut_off = |value: &Value| match value {
+            Value::Null => Some(None),
+            value => value.as_f64().map(|x| Some(x as f32)),
+        };
+        self.read(key, list_of(Some(n), cut_off), || {
+            format!("a list of {n} numbers")
+        })
+    }
+
     /// A whole number for each of `n` layers; nothing where the value is no list.
     pub(crate) fn list(&self, key: &str, n: usize) -> Result<Option<Vec<usize>>> {
         if !self.keys.get(key).is_some_and(Value::is_array) {

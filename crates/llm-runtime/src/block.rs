@@ -15,8 +15,8 @@ use crate::state::LayerState;
 use crate::sublayer::{Call, Input};
 use crate::{Result, mixer, mlp, streams};
 
-/// Runs a block over the rows of `a.rows.x`, or of streams, as [`llm_arch::Residual`] draws it, but for experts, which follow: then it ends with
-/// the choice of them, and [`end`] is what is left of it.
+/// Runs a block over the rows of `a.rows.x`, or of streams, as [`llm_arch::Residual`] draws it, but for experts, which follow: then
+/// it ends with the choice of them, and [`end`] is what is left of it.
 pub(crate) fn forward<B: Backend>(
     block: &BlockOf<B::Weight>,
     call: &mut Call<'_, B>,

@@ -4,11 +4,11 @@
 use llm_tensor::Activation;
 
 use super::block::{self, HeadDefaults};
-use super::{Family, gemma, gemma4, llama};
+use super::{Family, Gguf, gemma, gemma4, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Unread};
 use crate::rope_config::RopeDefaults;
-use crate::skeleton::{Names, Naming, Role};
+use crate::skeleton::{Elsewhere, Names, Naming, Role};
 use crate::spec::{
     AltUpSpec, AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NormSpec, Packing,
     PerLayerSpec, Positions, Residual, StreamsJoin, StreamsSpec,
@@ -50,8 +50,67 @@ pub(super) static FAMILY: Family = Family {
         ],
         ..gemma::SANDWICH_NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "gemma3n",
+        keys: &[
+            &[
+                ("activation_sparsity_scale", DEVIATIONS),
+                ("altup.active_idx", "altup_active_idx"),
+                ("altup.num_inputs", "altup_num_inputs"),
+                ("attention.shared_kv_layers", "num_kv_shared_layers"),
+                (
+                    "embedding_length_per_layer_input",
+                    "hidden_size_per_layer_input",
+                ),
+                ("final_logit_softcapping", "final_logit_softcapping"),
+                ("rope.freq_base_swa", "rope_local_base_freq"),
+            ],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+            llama::WINDOW,
+        ],
+        flags: &[],
+        naming: |_| &GGUF_NAMING,
+        // Rows of tokens beyond the table are zeros there.
+        adjust: gemma4::table_of_all_tokens,
+        config: |_| written::none("its sparse gates are told by deviations there, not by shares"),
+    }),
 };
+
+const GGUF_NAMES: Names = &[
+    (Role::StreamIn1, "altup_proj.0"),
+    (Role::StreamIn2, "altup_proj.1"),
+    (Role::StreamIn3, "altup_proj.2"),
+    (Role::StreamOut1, "altup_unembd_proj.0"),
+    (Role::StreamOut2, "altup_unembd_proj.1"),
+    (Role::StreamOut3, "altup_unembd_proj.2"),
+    (Role::StreamNorm, "altup_router_norm"),
+    (Role::StreamRouter, "altup_router"),
+    (Role::StreamPredict, "altup_predict_coef"),
+    (Role::StreamCorrect, "altup_correct_coef"),
+    (Role::StreamScale, "altup_correct_scale"),
+    (Role::LaurelDown, "laurel_l"),
+    (Role::LaurelUp, "laurel_r"),
+    (Role::LaurelNorm, "laurel_post_norm"),
+];
+
+const GGUF_NAMING: Naming = Naming {
+    names: &[GGUF_NAMES, gemma4::GGUF_PER_LAYER_NAMES, llama::GGUF_NAMES],
+    harmless: gemma4::GGUF_UNSEEN,
+    // The converter stacks those of all streams, of which it knows four.
+    elsewhere: &[
+        (Role::StreamIn1, Elsewhere::Item(STACKED_IN, 0, 3)),
+        (Role::StreamIn2, Elsewhere::Item(STACKED_IN, 1, 3)),
+        (Role::StreamIn3, Elsewhere::Item(STACKED_IN, 2, 3)),
+        (Role::StreamOut1, Elsewhere::Item(STACKED_OUT, 0, 3)),
+        (Role::StreamOut2, Elsewhere::Item(STACKED_OUT, 1, 3)),
+        (Role::StreamOut3, Elsewhere::Item(STACKED_OUT, 2, 3)),
+    ],
+    ..llama::GGUF_NAMING
+};
+
+const STACKED_IN: &str = "altup_proj.weight";
+const STACKED_OUT: &str = "altup_unembd_proj.weight";
 
 const NAMES: Names = &[
     (Role::StreamIn1, "model.altup_projections.0"),
@@ -161,21 +220,26 @@ fn mlps(config: &Config<'_>, n_layers: usize) -> Result<Vec<DenseMlp>, ArchError
         None => vec![config.count(WIDTH)?; n_layers],
     };
     let activation = config.activation(ACTIVATION, Activation::GeluTanh)?;
-    let sparsities = config.shares(SPARSITIES, n_layers)?;
-    let sparsities = sparsities.unwrap_or_else(|| {
-        let n_sparse = if n_layers > 10 { 10 } else { 0 };
-        let of = |i| if i < n_sparse { 0.95 } else { 0.0 };
-        (0..n_layers).map(of).collect()
-    });
-    let mlp = |(width, sparsity): (usize, f64)| DenseMlp {
+    let cut_offs = match config.cut_offs(DEVIATIONS, n_layers)? {
+        Some(cut_offs) => cut_offs,
+        None => {
+            let n_sparse = if n_layers > 10 { 10 } else { 0 };
+            let default = |i| if i < n_sparse { 0.95 } else { 0.0 };
+            let shares = config.shares(SPARSITIES, n_layers)?;
+            let shares = shares.unwrap_or_else(|| (0..n_layers).map(default).collect());
+            let of = |&share: &f64| (share > 0.0).then(|| deviations(share));
+            shares.iter().map(of).collect()
+        }
+    };
+    let mlp = |(width, cut_off): (usize, Option<f32>)| DenseMlp {
         width,
         activation: activation.into(),
         gating: Gating::Separate,
         scales: None,
-        cut_off: (sparsity > 0.0).then(|| deviations(sparsity)),
+        cut_off,
         bias: false,
     };
-    Ok(widths.into_iter().zip(sparsities).map(mlp).collect())
+    Ok(widths.into_iter().zip(cut_offs).map(mlp).collect())
 }
 
 /// Deviations above the mean of a normal distribution below which a share of it lies, of what f32 keeps of the share.
@@ -205,6 +269,8 @@ fn over_density(z: f64) -> f64 {
 
 const ACTIVATION: &str = "hidden_activation";
 const SPARSITIES: &str = "activation_sparsity_pattern";
+/// What a GGUF has in its place, and no `config.json`.
+const DEVIATIONS: &str = "activation_sparsity_scale";
 
 #[cfg(test)]
 mod tests {

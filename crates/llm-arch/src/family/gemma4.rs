@@ -78,12 +78,7 @@ pub(super) static FAMILY: Family = Family {
             Some(_) => &GGUF_EXPERTS_NAMING,
             None => &GGUF_NAMING,
         },
-        // It does not say how many tokens the table of layers' inputs knows.
-        adjust: |spec| {
-            let vocab = spec.vocab;
-            let per_layer = spec.embedding.per_layer.as_mut();
-            per_layer.into_iter().for_each(|of| of.vocab = vocab);
-        },
+        adjust: table_of_all_tokens,
         config: written,
     }),
 };
@@ -117,8 +112,8 @@ pub(super) const PER_LAYER_NAMES: Names = &[
 const STACKED_GATE_UP: &str = "model.layers.{i}.experts.gate_up_proj";
 const STACKED_DOWN: &str = "model.layers.{i}.experts.down_proj";
 
-const GGUF_NAMES: Names = &[
-    (Role::LayerScale, "layer_output_scale"),
+/// Names of the inputs of layers in a GGUF.
+pub(super) const GGUF_PER_LAYER_NAMES: Names = &[
     (Role::PerLayerTable, "per_layer_token_embd"),
     (Role::PerLayerModel, "per_layer_model_proj"),
     (Role::PerLayerNorm, "per_layer_proj_norm"),
@@ -127,14 +122,18 @@ const GGUF_NAMES: Names = &[
     (Role::PostPerLayerNorm, "post_norm"),
 ];
 
+const GGUF_NAMES: Names = &[(Role::LayerScale, "layer_output_scale")];
+
+/// Tensors of layers that see others' keys in a GGUF, where the converter found them; nobody reads them.
+pub(super) const GGUF_UNSEEN: &[&str] = &[
+    "blk.{i}.attn_k.weight",
+    "blk.{i}.attn_k_norm.weight",
+    "blk.{i}.attn_v.weight",
+];
+
 const GGUF_NAMING: Naming = Naming {
-    names: &[GGUF_NAMES, llama::GGUF_NAMES],
-    // Of layers that see others' keys, where the converter found them.
-    harmless: &[
-        "blk.{i}.attn_k.weight",
-        "blk.{i}.attn_k_norm.weight",
-        "blk.{i}.attn_v.weight",
-    ],
+    names: &[GGUF_NAMES, GGUF_PER_LAYER_NAMES, llama::GGUF_NAMES],
+    harmless: GGUF_UNSEEN,
     ..llama::GGUF_NAMING
 };
 
@@ -151,12 +150,20 @@ const GGUF_EXPERTS_NAMING: Naming = Naming {
             (Role::SharedDown, "ffn_down"),
         ],
         GGUF_NAMES,
+        GGUF_PER_LAYER_NAMES,
         llama::GGUF_EXPERTS_NAMES,
         llama::GGUF_NAMES,
     ],
     bare: &[Role::RouterNorm, Role::RouterScales],
     ..llama::GGUF_EXPERTS_NAMING
 };
+
+/// Has the table of layers' inputs know all tokens: a GGUF does not say how many it knows.
+pub(super) fn table_of_all_tokens(spec: &mut ModelSpec) {
+    let vocab = spec.vocab;
+    let per_layer = spec.embedding.per_layer.as_mut();
+    per_layer.into_iter().for_each(|of| of.vocab = vocab);
+}
 
 /// The configuration of a GGUF's model.
 fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {

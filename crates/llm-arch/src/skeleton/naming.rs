@@ -52,6 +52,8 @@ pub(crate) enum Elsewhere {
     Stack(&'static str, StackRows),
     /// In one that holds their transposes.
     Transposes(&'static str),
+    /// In one that holds matrices of several roles, all alike: its number there, and how many they are.
+    Item(&'static str, usize, usize),
     /// The table of tokens is in its stead.
     TokenTable,
 }

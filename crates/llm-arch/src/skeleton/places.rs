@@ -23,7 +23,7 @@ pub struct StackPlace {
     pub name: String,
     /// Matrices, and the rows and columns of each; one row of vectors.
     pub shape: [usize; 3],
-    /// Whose matrix it is.
+    /// Whose matrix it is, by its number in the stack.
     pub expert: usize,
     /// Its rows.
     pub rows: Range<usize>,
@@ -92,7 +92,10 @@ impl Skeleton {
         let own = own.map(|(_, module)| format!("{module}.weight"));
         let elsewhere = elsewhere(self.naming, Role::Head).filter_map(|place| match place {
             Elsewhere::Name(name) => Some((*name).to_owned()),
-            Elsewhere::Stack(..) | Elsewhere::Transposes(_) | Elsewhere::TokenTable => None,
+            Elsewhere::Stack(..)
+            | Elsewhere::Transposes(_)
+            | Elsewhere::Item(..)
+            | Elsewhere::TokenTable => None,
         });
         own.chain(elsewhere).map(|name| self.outer_name(&name))
     }
@@ -120,8 +123,20 @@ impl Skeleton {
             Elsewhere::Transposes(pattern) => {
                 self.stack(pattern, (StackRows::All, Stacked::Transposes), slot)
             }
+            Elsewhere::Item(name, at, n) => self.item(name, (at, n), slot),
             Elsewhere::Name(_) | Elsewhere::TokenTable => Vec::new(),
         }
+    }
+
+    fn item(&self, name: &str, (at, n): (usize, usize), slot: &Slot) -> Vec<Place> {
+        let (rows, cols) = slot.matrix();
+        vec![Place::Stack(StackPlace {
+            name: self.outer_name(name),
+            shape: [n, rows, cols],
+            expert: at,
+            rows: 0..rows,
+            of: Stacked::Matrices,
+        })]
     }
 
     fn stack(&self, pattern: &str, (part, of): (StackRows, Stacked), slot: &Slot) -> Vec<Place> {
@@ -167,7 +182,10 @@ impl Skeleton {
                     let mut places = self.place(place, slot).into_iter();
                     places.any(|place| has_tensor(place.name()))
                 }
-                Elsewhere::Name(_) | Elsewhere::Stack(..) | Elsewhere::TokenTable => false,
+                Elsewhere::Name(_)
+                | Elsewhere::Stack(..)
+                | Elsewhere::Item(..)
+                | Elsewhere::TokenTable => false,
             })
         };
         let are_there: Vec<bool> = self.slots.iter().map(is_there).collect();

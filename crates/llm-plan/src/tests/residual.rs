@@ -19,7 +19,7 @@ fn all_streams_go_from_device_to_device_until_the_norm_makes_one_row() {
     let skeleton = small();
     let stored = all_as(&skeleton, DType::BF16);
     let request = request(&skeleton, &stored);
-    let rows = |homes: [serde_json::Value; 4]| {
+    let rows = |homes: [Value; 4]| {
         let [first, second, norm, head] = homes;
         let mut map = json!({"model.embed_tokens_per_layer": 0, "model.layers.0": first, "model.layers.1": second, "lm_head": head});
         for (of, at) in [

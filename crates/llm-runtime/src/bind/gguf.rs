@@ -73,7 +73,7 @@ fn decimal(x: f32) -> Value {
         .map_or(Value::Null, Value::from)
 }
 
-/// A short array of whole numbers or flags as JSON.
+/// A short array of numbers or flags as JSON; what is not finite is `null`.
 fn numbers(value: &MetaValue) -> Option<Value> {
     let MetaValue::Array(array) = value else {
         return None;
@@ -84,6 +84,9 @@ fn numbers(value: &MetaValue) -> Option<Value> {
         }
         Array::U32(numbers) if numbers.len() <= MAX_LAYERS => {
             numbers.iter().map(|&n| Value::from(n)).collect()
+        }
+        Array::F32(numbers) if numbers.len() <= MAX_LAYERS => {
+            numbers.iter().map(|&x| decimal(x)).collect()
         }
         Array::Bool(flags) if flags.len() <= MAX_LAYERS => {
             flags.iter().map(|&flag| Value::from(flag)).collect()
@@ -120,10 +123,13 @@ const LONG_ROPE: [(&str, &str); 2] = [
 const MAX_FACTORS: u64 = 1 << 14;
 
 /// Ends of keys whose values may be lists, one number or flag a layer.
-const PER_LAYER: [&str; 5] = [
+const PER_LAYER: [&str; 8] = [
     ".attention.head_count_kv",
+    "gemma3n.activation_sparsity_scale",
+    "gemma3n.feed_forward_length",
     "gemma4.feed_forward_length",
     "exaone4.attention.sliding_window_pattern",
+    "gemma3n.attention.sliding_window_pattern",
     "gemma4.attention.sliding_window_pattern",
     "olmo2.attention.sliding_window_pattern",
 ];
