@@ -27,14 +27,14 @@ use llm_runtime::{
 };
 use llm_tensor::{Bytes, DType};
 use llm_tests::{
-    GOLDENS, argmax, check_golden, continue_by_ids, fixture, golden, is_for_gpus, relative_error,
-    tensor,
+    GOLDENS, argmax, check_golden, continue_by_ids, fixture, golden, relative_error, tensor,
 };
 
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
-const MODELS: [&str; 33] = [
+const MODELS: [&str; 34] = [
     "bloom",
     "deepseek-v3",
+    "deepseek-v32-sparse",
     "falcon-40b-style",
     "falcon-7b-style",
     "falcon-h1",
@@ -258,10 +258,6 @@ fn every_golden(cuda: &Arc<Cuda>) {
         named.is_none_or(|named| named.split(',').any(|of| of == *name))
     };
     for name in GOLDENS.iter().filter(|name| is_named(name)) {
-        if !is_for_gpus(name) {
-            println!("{name}: positions are not selected on GPUs");
-            continue;
-        }
         if !fixture("models").join(name).exists() {
             println!("{name}: left out of the bundle");
             continue;
@@ -410,7 +406,14 @@ fn memory(cuda: &Arc<Cuda>) {
         ..QuantConfig::new(LoadIn::FourBit)
     };
     let bf16 = WeightDType::As(DType::BF16);
-    for name in ["llama", "qwen3-moe-mixed", "t5-flan-style", "bloom"] {
+    let names = [
+        "llama",
+        "qwen3-moe-mixed",
+        "t5-flan-style",
+        "bloom",
+        "deepseek-v32-sparse",
+    ];
+    for name in names {
         let model = BoundModel::open(&fixture("models").join(name)).unwrap();
         for (dtype, quant) in [
             (WeightDType::Auto, None),

@@ -222,14 +222,14 @@ pub trait Ops<B: Backend>: Queue<B> {
     /// Sets, in each row's words of `bits` `[_, row_words]`, those of the positions that the row is to attend to: of its own and
     /// all before it the `n_selected` that score highest, the first among equals. Queries `[_, n_heads · head_dim]` and weights
     /// `[_, n_heads]` are in the same row; keys are in `pool`, the rows' own among them. Words behind that of the row's own
-    /// position stay as they are. All sequences of a pass at once.
+    /// position stay as they are. A word is in the place of a number, of which it is the bits. All sequences of a pass at once.
     fn select(
         &mut self,
         op: &Selection,
         inputs: (&B::Buffer, &B::Buffer),
         batch: &Batch<'_, B>,
         pool: &B::KvPool,
-        bits: &mut B::Index,
+        bits: &mut B::Buffer,
     ) -> Result<()>;
 
     /// Convolves each sequence's rows of `x`, after those that its slot of `state` has inputs of, into rows `[_, n_channels]` of

@@ -53,8 +53,8 @@ pub fn score_order(score: f32) -> u32 {
 
 /// Bits of the positions that each row attends to, as [`Ops::select`](crate::Ops::select) sets them.
 pub struct Selected<'a, B: Backend> {
-    /// `[_, row_words]`.
-    pub bits: &'a B::Index,
+    /// `[_, row_words]`; words are the bits of numbers, so that they cross between devices as activations do.
+    pub bits: &'a B::Buffer,
     /// Words of a row.
     pub row_words: usize,
 }

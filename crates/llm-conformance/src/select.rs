@@ -224,7 +224,7 @@ impl Case for SelectCase {
             let [keys, queries, weights, values, attending] =
                 [keys, queries, weights, values, attending].map(|values| device.buffer(&values));
             // Of what is replaced nothing is left.
-            let mut bits = device.index(&vec![u32::MAX; n_rows * op.row_words]);
+            let mut bits = device.buffer(&vec![f32::from_bits(u32::MAX); n_rows * op.row_words]);
             let mut out = device.zeros(n_rows * width);
             let columns = |row_width| KvColumns {
                 first: 0,

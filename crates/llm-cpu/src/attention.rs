@@ -5,7 +5,7 @@ mod scores;
 
 use std::ops::Range;
 
-use llm_backend::{Attention, Batch, Mask, Rows};
+use llm_backend::{Attention, Batch, Mask, Rows, Selection};
 
 use crate::Cpu;
 use crate::kv_pool::{KvPool, KvView};
@@ -107,12 +107,12 @@ struct Queries<'a> {
     n_positions: usize,
     op: &'a Attention<'a, Cpu>,
     /// Bits of the positions that each row sees, where they are selected: of the first row on.
-    selected: Option<(&'a [u32], usize)>,
+    selected: Option<(&'a [f32], usize)>,
 }
 
 impl<'a> Queries<'a> {
     /// Bits of the positions that `token` sees, where they are selected.
-    fn selected(&self, token: usize) -> Option<&'a [u32]> {
+    fn selected(&self, token: usize) -> Option<&'a [f32]> {
         self.selected
             .map(|(bits, row_words)| &bits[token * row_words..][..row_words])
     }
@@ -139,6 +139,31 @@ impl<'a> Queries<'a> {
             }
             Mask::Full => 0..self.n_positions,
         }
+    }
+
+    /// True if any of some tokens sees any of some positions, as far as selections tell.
+    fn select_any(&self, mut tokens: Range<usize>, positions: Range<usize>) -> bool {
+        if self.selected.is_none() || positions.is_empty() {
+            return !positions.is_empty();
+        }
+        let (first, last) = (positions.start, positions.end - 1);
+        let [(first, least), (last, most)] = [first, last].map(Selection::bit);
+        tokens.any(|token| {
+            let bits = self.selected(token).unwrap_or_default();
+            let end = Selection::words(self.seen(token).end);
+            let mut words = first..(last + 1).min(end);
+            words.any(|word| {
+                let begin = if word == first { least } else { 1 };
+                let behind = if word == last {
+                    most
+                } else {
+                    1 << (u32::BITS - 1)
+                };
+                // Those from `begin` to `behind`.
+                let within = behind.wrapping_shl(1).wrapping_sub(begin);
+                bits[word].to_bits() & within != 0
+            })
+        })
     }
 
     /// The positions that any token sees.

@@ -291,7 +291,7 @@ impl Ops<Cpu> for CpuQueue {
         (q, weights): (&Buffer, &Buffer),
         batch: &Batch<'_, Cpu>,
         pool: &KvPool,
-        bits: &mut Buffer<u32>,
+        bits: &mut Buffer,
     ) -> Result<()> {
         let inputs = (q.as_slice(), weights.as_slice());
         let (bits, workspace) = (bits.as_mut_slice(), &mut self.workspace);

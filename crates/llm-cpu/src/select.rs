@@ -18,7 +18,7 @@ pub(crate) fn select(
     (q, weights): (&[f32], &[f32]),
     batch: &Batch<'_, Cpu>,
     pool: &KvPool,
-    bits: &mut [u32],
+    bits: &mut [f32],
     workspace: &mut Workspace,
 ) {
     let (shape, panel) = (pool.shape(), pool.panel());
@@ -162,9 +162,8 @@ impl Score<'_> {
 /// Sets the bits of the `n` positions that score highest, the first among equals, and of all where there are no more.
 ///
 /// The last score that is selected is found digit by digit, by counts of scores that have each: it takes no memory of its own.
-fn choose(scores: &[f32], n: usize, bits: &mut [u32]) {
+fn choose(scores: &[f32], n: usize, bits: &mut [f32]) {
     let bits = &mut bits[..Selection::words(scores.len())];
-    bits.fill(0);
     let (mut least, mut known, mut n_equal) = (0, 0, usize::MAX);
     if scores.len() > n {
         n_equal = n;
@@ -184,19 +183,20 @@ fn choose(scores: &[f32], n: usize, bits: &mut [u32]) {
             known |= 0xff << shift;
         }
     }
-    for (position, score) in scores.iter().map(|&score| score_order(score)).enumerate() {
-        let is_selected = match score.cmp(&least) {
-            std::cmp::Ordering::Greater => true,
-            std::cmp::Ordering::Equal if n_equal > 0 => {
-                n_equal -= 1;
-                true
-            }
-            _ => false,
-        };
-        if is_selected {
-            let (word, bit) = Selection::bit(position);
-            bits[word] |= bit;
+    for (word, scores) in bits.iter_mut().zip(scores.chunks(u32::BITS as usize)) {
+        let mut of_word = 0;
+        for (position, score) in scores.iter().map(|&score| score_order(score)).enumerate() {
+            let is_selected = match score.cmp(&least) {
+                std::cmp::Ordering::Greater => true,
+                std::cmp::Ordering::Equal if n_equal > 0 => {
+                    n_equal -= 1;
+                    true
+                }
+                _ => false,
+            };
+            of_word |= u32::from(is_selected) << position;
         }
+        *word = f32::from_bits(of_word);
     }
 }
 
@@ -222,8 +222,9 @@ mod tests {
             (&[3.0, 1.0, 2.0, 3.0, 2.0], 3, 0b01101),
         ];
         for (scores, n, expected) in cases {
-            let mut bits = [u32::MAX; 2];
+            let mut bits = [f32::from_bits(u32::MAX); 2];
             choose(scores, n, &mut bits);
+            let bits = bits.map(f32::to_bits);
             assert_eq!(bits, [expected, u32::MAX], "{n} of {scores:?}");
         }
     }

@@ -130,6 +130,7 @@ const FILES: &[File] = &[
     file!("quantize"),
     file!("rotary"),
     file!("routing"),
+    file!("select"),
     file!("state_space"),
     file!("streams"),
     file!("xielu"),

@@ -18,15 +18,15 @@ mod packed;
 mod quantize;
 mod rotary;
 mod routing;
+mod select;
 mod state_space;
 mod streams;
 mod xielu;
 
 use llm_backend::{
-    Attention, BackendError, Batch, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
-    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors,
-    Routing, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix, StreamSum, Streams,
-    Xielu,
+    Attention, Batch, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts,
+    Heads, KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors, Routing, Run,
+    Selection, ShortConv, StateBatch, StateSpace, StreamMix, StreamSum, Streams, Xielu,
 };
 use llm_tensor::{Activation, ClampedGate, WorkspaceShape};
 
@@ -41,6 +41,7 @@ pub(crate) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
         gemm::scratch_bytes(shape),
         general::scratch_bytes(shape),
         linear::scratch_bytes(shape),
+        select::scratch_bytes(shape),
     ];
     families.into_iter().max().unwrap_or(0)
 }
@@ -174,20 +175,15 @@ impl Ops<Cuda> for CudaQueue {
         attention::attention(self, op, q, batch, (pool, out))
     }
 
-    /// # Errors
-    /// [`BackendError::NoKernel`]: plans have such models compute on the CPU.
     fn select(
         &mut self,
-        _: &Selection,
-        _: (&Buffer, &Buffer),
-        _: &Batch<'_, Cuda>,
-        _: &KvPool,
-        _: &mut Index,
+        op: &Selection,
+        inputs: (&Buffer, &Buffer),
+        batch: &Batch<'_, Cuda>,
+        pool: &KvPool,
+        bits: &mut Buffer,
     ) -> Result<()> {
-        Err(BackendError::NoKernel {
-            device: self.card.name.clone(),
-            operation: "select positions",
-        })
+        select::select(self, op, inputs, batch, pool, bits)
     }
 
     fn short_conv(

@@ -53,6 +53,7 @@ suites! {
     elementwise: llm_conformance::check_elementwise,
     linear: llm_conformance::check_linear,
     attention: llm_conformance::check_attention,
+    selection: llm_conformance::check_selection,
     states: llm_conformance::check_states,
     delta: llm_conformance::check_delta,
     state_space: llm_conformance::check_state_space,

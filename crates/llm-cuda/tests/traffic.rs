@@ -21,6 +21,8 @@ mod packed;
 mod products;
 #[path = "traffic/seldom.rs"]
 mod seldom;
+#[path = "traffic/select.rs"]
+mod select;
 #[path = "traffic/small.rs"]
 mod small;
 #[path = "traffic/state_space.rs"]
@@ -37,6 +39,7 @@ fn every_kernel_is_counted_or_seldom() {
         experts::KERNELS,
         packed::KERNELS,
         products::KERNELS,
+        select::KERNELS,
         small::KERNELS,
         state_space::KERNELS,
         streams::KERNELS,

@@ -143,10 +143,26 @@ impl ActivationWidths {
         self.iter().sum()
     }
 
+    /// Elements of the rows that go from device to device with those of the residual stream, which are none where there are no such
+    /// rows: what layers take in, keys and values that several see, and bits of positions that a layer selects for those behind.
+    pub fn beside(spec: &ModelSpec, limits: &Limits) -> [usize; 3] {
+        let widths = Self::of(spec);
+        let mut index = spec.decoder.latents().filter_map(|latent| latent.index);
+        let is_shared = index.any(|index| index.heads.is_none());
+        let selected = selected_words(spec, limits).filter(|_| is_shared);
+        [widths.inputs, widths.lent, selected.unwrap_or(0)]
+    }
+
     /// Elements of the widest row that crosses between devices.
-    pub fn widest_crossing(&self) -> usize {
-        let beside = [self.streams, self.inputs, self.lent];
-        beside.into_iter().fold(self.x, usize::max)
+    pub fn widest_crossing(spec: &ModelSpec, limits: &Limits) -> usize {
+        let beside = Self::beside(spec, limits);
+        let streams = spec
+            .decoder
+            .streams
+            .map_or(0, |of| of.row_width(spec.hidden));
+        beside
+            .into_iter()
+            .fold(spec.hidden.max(streams), usize::max)
     }
 
     /// Columns of `lent` in which a layer's keys and values lie, if others see them.
@@ -273,6 +289,8 @@ pub(crate) struct HostBuffers {
     pub(crate) history: u64,
     /// Rows that cross from device to device, or from an encoder to the blocks that attend to it.
     pub(crate) hidden: u64,
+    /// Elements of each row that crosses with one of the residual stream.
+    pub(crate) beside: [usize; 3],
     /// True if rows cross on a single device too.
     pub(crate) always_crosses: bool,
     /// For each device that computes: which rows go to which expert, positions and the angles that they mean.
@@ -304,7 +322,8 @@ impl HostBuffers {
                 true => limits.n_sequences as u64 * limits.context as u64 * ID,
                 false => 0,
             },
-            hidden: n_tokens * ActivationWidths::of(spec).widest_crossing() as u64 * F32,
+            hidden: n_tokens * ActivationWidths::widest_crossing(spec, limits) as u64 * F32,
+            beside: ActivationWidths::beside(spec, limits),
             always_crosses: spec.encoder.is_some(),
             per_device: routing + angles,
         }

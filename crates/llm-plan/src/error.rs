@@ -32,18 +32,6 @@ pub enum PlanError {
         /// About how many.
         n_bytes: u128,
     },
-    /// Positions that would have to be selected on a GPU.
-    #[error(
-        "`index_topk`: GPU {gpu} cannot select {n_selected} of up to {context} positions, which there is no kernel for yet; have the model compute on the CPU (--device cpu), or ask for a context of at most {n_selected}"
-    )]
-    SelectsOnGpu {
-        /// The GPU's number.
-        gpu: u32,
-        /// Positions of a context.
-        context: usize,
-        /// Positions that are selected.
-        n_selected: usize,
-    },
     /// No device and size.
     #[error(
         "`{text}` is not a budget; write a device and a size, as `0=15GB`, `cpu=12.7GB` or `disk=100GB`"

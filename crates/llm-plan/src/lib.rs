@@ -62,7 +62,7 @@ pub use placement::{DividedPart, Division, Home, Placement, Rest, RunOn};
 pub use plan::{Request, plan};
 pub use recommend::{COMFORTABLE, Choice, Reason, Recommendation, recommend};
 pub use speeds::{GpuSpeed, LinkSpeed, Speeds};
-pub use stages::{StagePlan, check_selections};
+pub use stages::StagePlan;
 pub use staging::{
     PART_BORDER, SLOT_PADDING, STAGING_SLOTS, looked_up_row_bytes, resting_bytes, staged_bytes,
 };

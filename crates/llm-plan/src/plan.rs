@@ -14,7 +14,7 @@ use crate::strategy::{Placed, Way, place};
 use crate::weights::Weights;
 use crate::{
     Budgets, Costs, DeviceMap, Encodings, Home, Limits, MemoryEstimate, Offload, Placement, Plan,
-    Refusal, Result, RunOn, Shortfall, StepCost, StoredTensor, Strategy, Verdict, check_selections,
+    Refusal, Result, RunOn, Shortfall, StepCost, StoredTensor, Strategy, Verdict,
 };
 
 /// Everything that a plan depends on.
@@ -233,8 +233,7 @@ fn one_way(request: &Request<'_>, weights: &Weights, way: Way) -> Result<Verdict
             let shortfalls = lacking(&estimate);
             if shortfalls.is_empty() {
                 let map = DeviceMap::new(&weights.units, weights.is_tied, &placements);
-                let stages = map.stages()?;
-                check_selections(&stages, &request.skeleton.spec, &request.limits)?;
+                map.stages()?;
                 return Ok(Verdict::Fits(Box::new(Plan {
                     map,
                     step: StepCost::of(weights, &needs, &estimate, &request.limits),

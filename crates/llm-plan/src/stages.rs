@@ -1,8 +1,8 @@
 //! Runs of units that one device computes, cut from a device map.
 
-use llm_arch::{ModelSpec, Side, Unit};
+use llm_arch::{Side, Unit};
 
-use crate::{DeviceMap, Home, Limits, Placement, PlanError, Result, RunOn};
+use crate::{DeviceMap, Home, Placement, PlanError, Result, RunOn};
 
 /// Units that one device computes without another in between.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,26 +56,6 @@ impl DeviceMap {
     }
 }
 
-/// Check that layers that select positions compute on the CPU: there is no kernel for it yet.
-///
-/// # Errors
-/// [`PlanError::SelectsOnGpu`].
-pub fn check_selections(stages: &[StagePlan], spec: &ModelSpec, limits: &Limits) -> Result<()> {
-    for stage in stages {
-        let layers = stage.layers(Side::Decoder);
-        let index = layers.filter_map(|i| spec.decoder.layers[i].mixer.latent()?.index);
-        let mut selecting = index.filter(|index| limits.selects(index));
-        if let (RunOn::Gpu(gpu), Some(index)) = (stage.run_on, selecting.next()) {
-            return Err(PlanError::SelectsOnGpu {
-                gpu,
-                context: limits.context,
-                n_selected: index.n_selected,
-            });
-        }
-    }
-    Ok(())
-}
-
 impl StagePlan {
     /// Layers of a side.
     pub fn layers(&self, side: Side) -> impl Iterator<Item = usize> + '_ {
@@ -93,43 +73,5 @@ impl StagePlan {
     /// True if a unit is among those that it computes.
     pub fn has(&self, unit: Unit) -> bool {
         self.units.iter().any(|&(of, _)| of == unit)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tests::golden;
-
-    #[test]
-    fn positions_are_selected_on_the_cpu() {
-        let spec = golden("glm-moe-dsa-sparse").spec;
-        let stage = |run_on, units: &[Unit]| StagePlan {
-            run_on,
-            units: units.iter().map(|&unit| (unit, Home::Ram)).collect(),
-            remote: Vec::new(),
-        };
-        let [a, b, c] = [0, 1, 2].map(|i| Unit::Layer(Side::Decoder, i));
-        let (gpu, cpu) = (RunOn::Gpu(1), RunOn::Cpu);
-        let check = |stages: &[StagePlan], context| {
-            let limits = Limits {
-                n_sequences: 1,
-                context,
-                n_tokens: 1,
-                n_logits: 1,
-            };
-            check_selections(stages, &spec, &limits)
-        };
-        let on_cpu = [stage(gpu, &[Unit::Embedding]), stage(cpu, &[a, b, c])];
-        assert_eq!(check(&on_cpu, 256), Ok(()));
-        let mixed = [stage(cpu, &[Unit::Embedding, a, b]), stage(gpu, &[c])];
-        let refusal = PlanError::SelectsOnGpu {
-            gpu: 1,
-            context: 256,
-            n_selected: 6,
-        };
-        assert_eq!(check(&mixed, 256), Err(refusal));
-        // All positions are seen.
-        assert_eq!(check(&mixed, 6), Ok(()));
     }
 }

@@ -6,7 +6,7 @@ use llm_tensor::Bytes;
 
 use crate::staging::{looked_up_row_bytes, resting_bytes, staged_bytes, whole_pages};
 use crate::units::Units;
-use crate::{ActivationWidths, Encodings, RunOn, StoredTensor, becomes_table};
+use crate::{Encodings, RunOn, StoredTensor, becomes_table};
 
 /// Memory of a unit's weights, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -222,12 +222,10 @@ pub(crate) struct Weights {
     pub(crate) is_tied: bool,
     /// By decoder layer: experts, and how many of them a token goes to.
     pub(crate) experts: Vec<Option<(usize, usize)>>,
-    /// Elements of a row of the residual stream,
+    /// Elements of a row of the residual stream.
     pub(crate) hidden: usize,
-    /// of all its streams together,
+    /// The same of all its streams together.
     pub(crate) streams: usize,
-    /// and of rows that go with it from device to device: what layers take in, and keys and values that several see.
-    pub(crate) beside: [usize; 2],
     /// True if some units read the prompt alone. Every unit's cost depends on it, so that it is not looked for among all.
     pub(crate) has_encoder: bool,
 }
@@ -263,10 +261,6 @@ impl Weights {
             experts: experts.collect(),
             hidden: spec.hidden,
             streams: (spec.decoder.streams).map_or(spec.hidden, |of| of.row_width(spec.hidden)),
-            beside: {
-                let widths = ActivationWidths::of(spec);
-                [widths.inputs, widths.lent]
-            },
             has_encoder: spec.encoder.is_some(),
             units,
         }

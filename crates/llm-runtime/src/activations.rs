@@ -32,7 +32,7 @@ pub(crate) struct Activations<B: Backend> {
 /// Positions that are selected, by a layer for itself and those behind it that select none.
 pub(crate) struct Selecting<B: Backend> {
     /// `[n_tokens, row_words]`.
-    pub(crate) bits: B::Index,
+    pub(crate) bits: B::Buffer,
     /// Words of a row.
     pub(crate) row_words: usize,
 }
@@ -55,7 +55,7 @@ impl<B: Backend> Activations<B> {
         let routes = |experts: &ExpertsSpec| backend.routes(&experts.routing, limits.n_tokens);
         let selecting = |row_words| {
             Ok::<_, RuntimeError>(Selecting {
-                bits: backend.alloc_index(limits.n_tokens * row_words)?,
+                bits: backend.alloc(limits.n_tokens * row_words)?,
                 row_words,
             })
         };
@@ -97,6 +97,7 @@ impl<B: Backend> Activations<B> {
             Crossing::Streams => &self.rows.streams,
             Crossing::Inputs => &self.rows.inputs,
             Crossing::Lent => &self.rows.lent,
+            Crossing::Selected => &self.selected.as_ref().expect(SELECTS).bits,
             Crossing::Encoded => &self.rows.encoded,
             Crossing::ExpertInput => &self.rows.gathered,
             Crossing::ExpertOutput => &self.rows.delta,
@@ -110,6 +111,7 @@ impl<B: Backend> Activations<B> {
             Crossing::Streams => &mut self.rows.streams,
             Crossing::Inputs => &mut self.rows.inputs,
             Crossing::Lent => &mut self.rows.lent,
+            Crossing::Selected => &mut self.selected.as_mut().expect(SELECTS).bits,
             Crossing::Encoded => &mut self.rows.encoded,
             Crossing::ExpertInput => &mut self.rows.gathered,
             Crossing::ExpertOutput => &mut self.rows.delta,
@@ -129,3 +131,6 @@ impl<B: Backend> Activations<B> {
         allocated.add(Home::Ram, Term::Activations, vec_bytes(&self.n_rows));
     }
 }
+
+/// Selections cross only where layers share them.
+const SELECTS: &str = "bits of a model whose layers select positions";

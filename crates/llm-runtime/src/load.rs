@@ -7,7 +7,6 @@ use std::path::Path;
 use llm_arch::{Role, Unit};
 use llm_plan::{
     DeviceMap, Encodings, Home, Limits, Placement, RunOn, Term, WeightDType, becomes_table,
-    check_selections,
 };
 use llm_quant::{Encoder, QuantConfig, StoredBytes, StoredWeight};
 use llm_tensor::{Bytes, DType};
@@ -140,7 +139,6 @@ pub fn load_on(
         allocated: Allocated::default(),
     };
     let stages = map.stages()?;
-    check_selections(&stages, model.spec(), &options.limits)?;
     let part = |run_on: RunOn| {
         let device = devices.iter().find(|(of, _)| *of == run_on);
         let &(_, device) = device.ok_or(RuntimeError::NoDevice { run_on })?;

@@ -63,16 +63,20 @@ impl Pipeline {
                 is_head_alone: stage.has(Unit::Head) && !stage.has(Unit::FinalNorm(Side::Decoder)),
             }
         };
-        let widths = ActivationWidths::of(spec);
+        let [inputs, lent, selected] = ActivationWidths::beside(spec, limits);
         let crossings = [
-            (Crossing::Hidden, widths.x),
-            (Crossing::Streams, widths.streams),
-            (Crossing::Inputs, widths.inputs),
-            (Crossing::Lent, widths.lent),
+            (Crossing::Hidden, spec.hidden),
+            (
+                Crossing::Streams,
+                (spec.decoder.streams).map_or(0, |of| of.row_width(spec.hidden)),
+            ),
+            (Crossing::Inputs, inputs),
+            (Crossing::Lent, lent),
+            (Crossing::Selected, selected),
         ];
         // One device keeps its hidden states to itself, but for what an encoder made of a prompt.
         let n_crossing = match parts.len() > 1 || spec.encoder.is_some() {
-            true => limits.n_tokens * widths.widest_crossing(),
+            true => limits.n_tokens * ActivationWidths::widest_crossing(spec, limits),
             false => 0,
         };
         Pipeline {

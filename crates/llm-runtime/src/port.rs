@@ -17,6 +17,8 @@ pub enum Crossing {
     Inputs,
     /// Keys and values that later layers see too, as wide as those of all layers that lend some.
     Lent,
+    /// Bits of the positions that rows attend to, where layers see what one before them selected.
+    Selected,
     /// An encoder's result, to all layers that attend to it.
     Encoded,
     /// The rows of an expert that computes on another device than its layer,

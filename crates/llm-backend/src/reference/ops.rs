@@ -227,7 +227,7 @@ impl Ops<Reference> for ReferenceQueue {
         (q, weights): (&Vec<f32>, &Vec<f32>),
         batch: &Batch<'_, Reference>,
         pool: &ReferencePool,
-        bits: &mut Vec<u32>,
+        bits: &mut Vec<f32>,
     ) -> Result<()> {
         pool.select(op, (q, weights), batch, bits);
         Ok(())

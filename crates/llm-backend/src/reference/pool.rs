@@ -107,7 +107,7 @@ impl ReferencePool {
         op: &Selection,
         (q, weights): (&[f32], &[f32]),
         batch: &Batch<'_, Reference>,
-        bits: &mut [u32],
+        bits: &mut [f32],
     ) {
         assert_eq!(self.width(), op.head_dim, "one key, as wide as the pool's");
         let (scale, weight_scale) = (f64::from(op.scale), f64::from(op.weight_scale));
@@ -128,10 +128,10 @@ impl ReferencePool {
                 let mut order: Vec<_> = (0..n).map(|p| (score_order(score(p)), p)).collect();
                 order.sort_by_key(|&(score, _)| std::cmp::Reverse(score));
                 let bits = &mut bits[row * op.row_words..][..Selection::words(n)];
-                bits.fill(0);
+                bits.fill(0.0);
                 for &(_, p) in order.iter().take(op.n_selected) {
                     let (word, bit) = Selection::bit(p);
-                    bits[word] |= bit;
+                    bits[word] = f32::from_bits(bits[word].to_bits() | bit);
                 }
             }
         }
@@ -164,7 +164,7 @@ impl ReferencePool {
             let (word, bit) = Selection::bit(p);
             let of_row = |row_words| row * row_words + word;
             op.selected
-                .is_none_or(|of| of.bits[of_row(of.row_words)] & bit != 0)
+                .is_none_or(|of| of.bits[of_row(of.row_words)].to_bits() & bit != 0)
         };
         let shown: Vec<usize> = shown.filter(is_selected).collect();
         let (group, dim) = (op.n_heads / op.n_kv_heads, op.head_dim);

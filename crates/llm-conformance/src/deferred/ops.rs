@@ -321,7 +321,7 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         (q, weights): (&Shared<B::Buffer>, &Shared<B::Buffer>),
         batch: &Batch<'_, Deferred<B>>,
         pool: &Shared<B::KvPool>,
-        bits: &mut Shared<B::Index>,
+        bits: &mut Shared<B::Buffer>,
     ) -> Result<()> {
         let (op, q, weights) = (*op, q.handle(), weights.handle());
         let (pool, bits, batch) = (pool.handle(), bits.handle(), RecordedBatch::of(batch));

@@ -113,11 +113,20 @@ impl Attend<'_> {
         }
 
         let seen = |i: usize| self.queries.seen(place(i).0);
+        let tokens = place(0).0..place(n - 1).0 + 1;
         let start = seen(0).start.max(self.positions.start);
         let end = seen(n - 1).end.min(self.positions.end);
         for first in (start - start % panel..end).step_by(KEYS) {
             let n_keys = KEYS.min(end - first);
+            // Where nothing is seen, scores are hidden, and weights zero.
+            let is_seen = |positions| self.queries.select_any(tokens.clone(), positions);
+            if !is_seen(first..first + n_keys) {
+                continue;
+            }
             for offset in (0..n_keys).step_by(panel) {
+                if !is_seen(first + offset..first + (offset + panel).min(n_keys)) {
+                    continue;
+                }
                 let keys = [Run {
                     start: self.cache.keys(self.kv_head, first + offset),
                     n_rows: head_dim,
@@ -173,7 +182,7 @@ impl Attend<'_> {
             let of = (&self.cache, self.kv_head);
             match self.cache.shape().values {
                 KvValues::Own => add_values::<S, E>(simd, of, seen, (scores, n), sums),
-                KvValues::OfKeys(_) => add_keys::<S, E>(simd, of, seen, (scores, n), sums),
+                KvValues::OfKeys(_) => add_keys::<S, E>(simd, of, seen, is_seen, (scores, n), sums),
             }
         }
 
@@ -247,12 +256,14 @@ fn add_values<S: Simd, E: Element>(
     }
 }
 
-/// The same where the first elements of keys are the values: panels of them are transposed first.
+/// The same where the first elements of keys are the values: panels of them are transposed first, but for those in which no position
+/// is seen.
 #[inline(always)]
 fn add_keys<S: Simd, E: Element>(
     simd: S,
     (cache, kv_head): (&KvView<'_>, usize),
     seen: Range<usize>,
+    is_seen: impl Fn(Range<usize>) -> bool,
     (scores, n): (&[f32], usize),
     sums: &mut [f32],
 ) {
@@ -263,6 +274,9 @@ fn add_keys<S: Simd, E: Element>(
     for at in (first..seen.end).step_by(panel) {
         let keys = cache.keys(kv_head, at);
         let positions = at.max(seen.start)..(at + panel).min(seen.end);
+        if !is_seen(positions.clone()) {
+            continue;
+        }
         for d in (0..value_dim).step_by(panel) {
             let columns = panel.min(value_dim - d);
             transpose_rows(

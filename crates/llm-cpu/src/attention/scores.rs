@@ -53,10 +53,10 @@ pub(super) fn hide(scores: &mut [f32], seen: Range<usize>) {
 
 /// Makes the scores of positions from `first` on -∞ whose bits are not set.
 #[inline(always)]
-pub(super) fn hide_others(scores: &mut [f32], bits: &[u32], first: usize) {
+pub(super) fn hide_others(scores: &mut [f32], bits: &[f32], first: usize) {
     for (position, score) in (first..).zip(scores) {
         let (word, bit) = Selection::bit(position);
-        if bits[word] & bit == 0 {
+        if bits[word].to_bits() & bit == 0 {
             *score = f32::NEG_INFINITY;
         }
     }

@@ -20,13 +20,10 @@ pub(super) fn attention(
     batch: &Batch<'_, Cuda>,
     (pool, out): (&KvPool, &mut Buffer),
 ) -> Result<()> {
-    assert!(
-        op.selected.is_none(),
-        "positions are selected where there is a kernel for it"
-    );
     // Where chunks begin takes the tiled kernels a third of the warps that a multiprocessor has, of all models.
     let is_chunked = matches!(op.mask, Mask::Chunked { .. });
-    if op.head_dim > MAX_HEAD_DIM || pool.shape.values != KvValues::Own || is_chunked {
+    let is_wide = op.head_dim > MAX_HEAD_DIM || pool.shape.values != KvValues::Own;
+    if is_wide || is_chunked || op.selected.is_some() {
         return attention_wide::attention(queue, op, q, batch, (pool, out));
     }
     let call = Call::new(queue, op, q, batch, (pool, out));

@@ -48,10 +48,19 @@ pub(super) fn attention(
     let launch = launch.int(op.bias.map_or(0, |bias| bias.row));
     let launch = launch.int(op.bias.map_or(0, |bias| bias.zero));
     let launch = sinks(launch, op);
+    op.check_selected();
+    let bits = (op.selected).map(|of| of.bits.first(n_rows * of.row_words));
+    let launch = launch.pointer_or_null(bits);
+    let launch = launch.int(op.selected.map_or(0, |of| of.row_words));
     let launch = launch.pointer(out.first(n_rows * op.n_heads * value_dim));
     let grid = [most_rows(batch.rows), n, op.n_heads];
-    launch.grid(grid).threads(256).run()
+    // Where positions are selected, those of so many.
+    let places = bits.map_or(0, |_| STRETCH * size_of::<u16>());
+    launch.grid(grid).threads(256).shared(places).run()
 }
+
+/// Positions of a row that are looked through at a time where it selects some.
+const STRETCH: usize = 8192;
 
 /// Chunks of `len` positions as kernels are told of them: negative, and one position as a window.
 fn chunked(len: usize) -> u32 {

@@ -224,7 +224,7 @@ impl Bench {
             n_heads: 32,
             n_kv_heads: 8,
             head_dim: 128,
-            n_selecting: 0,
+            n_selecting: 64,
         };
         let queue = cuda.queue(Some(&largest)).unwrap();
         (cuda, queue)

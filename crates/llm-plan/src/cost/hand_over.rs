@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use llm_arch::Unit;
 use llm_tensor::Bytes;
 
+use crate::activation::HostBuffers;
 use crate::estimate::MemoryEstimate;
 use crate::weights::Weights;
 use crate::{RunOn, Speeds};
@@ -35,13 +36,13 @@ impl HandOver {
 /// choice, and to the host in the end.
 pub(super) fn hand_overs(
     weights: &Weights,
-    estimate: &MemoryEstimate,
+    (estimate, host): (&MemoryEstimate, &HostBuffers),
     is_read: impl Fn(Unit) -> bool,
     chance: impl Fn(usize, usize) -> f64,
 ) -> Vec<HandOver> {
     let bytes = |width: usize| Bytes::new((width * size_of::<f32>()) as u64);
     let row = bytes(weights.hidden);
-    let beside = weights.beside.into_iter().filter(|&width| width > 0);
+    let beside = host.beside.into_iter().filter(|&width| width > 0);
     let mut found = HandOvers::default();
     let units = weights.units.in_order_of_computing();
     let units = units.map(|idx| &estimate.units()[idx]);

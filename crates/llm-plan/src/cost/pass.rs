@@ -88,7 +88,12 @@ impl Pass {
         Pass {
             moved,
             kv_cache: kv_cache.into_iter().collect(),
-            hand_overs: hand_overs(weights, estimate, |unit| rows.read(unit), chance),
+            hand_overs: hand_overs(
+                weights,
+                (estimate, &needs.host),
+                |unit| rows.read(unit),
+                chance,
+            ),
             launches: launches.into_iter().collect(),
             products: products.into_iter().collect(),
         }
