@@ -279,8 +279,18 @@ pub fn from_gguf(
     let experts = format!("{architecture}.{EXPERT_COUNT}");
     let n_experts = metadata.get(&experts).and_then(Value::as_u64);
     let has_experts = n_experts.is_some_and(|n| n > 0);
+    let scoring = metadata.get(&format!("{architecture}.{}", block::SCORING));
+    // The first files of GLM-4.7-Flash say nothing; its vocabulary is its own.
+    let has_sigmoids = match scoring {
+        Some(number) => number.as_u64() == Some(2),
+        None => match architecture {
+            deepseek::GGUF => vocab == 154_880,
+            _ => deepseek::is_gguf(architecture),
+        },
+    };
     let has = |key: &str| match key {
         EXPERT_COUNT => has_experts,
+        block::SCORING => has_sigmoids,
         key => metadata.contains_key(&format!("{architecture}.{key}")),
     };
     let agreement = |gguf: &Gguf| {
@@ -316,6 +326,12 @@ pub fn from_gguf(
         config.insert((*flag).to_owned(), Value::from(is_there));
     }
     gather_rope_scaling(&mut config, gguf);
+    if deepseek::is_gguf(architecture) {
+        deepseek::gather(&mut config, has_sigmoids);
+    }
+    if deepseek::GGUF_SELECTING.contains(&architecture) {
+        dsa::gather(&mut config);
+    }
     by_kind::gather(&mut config, &has_tensor)?;
     sliding::gather(&mut config, gguf.architecture);
     let keys = Config::new(&config, "");
@@ -376,8 +392,9 @@ fn gguf_of(spec: &ModelSpec) -> Option<&'static Gguf> {
 const EXPERT_COUNT: &str = "expert_count";
 
 /// Keys by which families of one architecture differ there.
-const TELLING: [&str; 4] = [
+const TELLING: [&str; 5] = [
     EXPERT_COUNT,
+    block::SCORING,
     "expert_shared_feed_forward_length",
     "attention.sliding_window",
     "attention.temperature_scale",
@@ -418,12 +435,22 @@ fn gather_rope_scaling(config: &mut Map<String, Value>, gguf: &Gguf) {
     if UNTRUNCATED.contains(&gguf.architecture) && !rope.is_empty() {
         rope.insert("truncate".to_owned(), Value::from(false));
     }
-    // What makes all of a score grow; that beside it is one.
-    if let Some(all) = rope.shift_remove("yarn_log_multiplier")
-        && all.as_f64() != Some(0.0)
+    // What makes all of a score grow, of DeepSeek's a tenth of it. That beside it is one, and in its first architecture the same.
+    if let Some(all) = rope
+        .shift_remove("yarn_log_multiplier")
+        .and_then(|all| all.as_f64())
+        && all != 0.0
     {
-        rope.insert("mscale".to_owned(), Value::from(1.0));
-        rope.insert("mscale_all_dim".to_owned(), all);
+        let all = match deepseek::is_gguf(gguf.architecture) {
+            true => written::shortest((10.0 * written::shortest(all as f32)) as f32),
+            false => all,
+        };
+        let beside = match gguf.architecture {
+            deepseek::GGUF => all,
+            _ => 1.0,
+        };
+        rope.insert("mscale".to_owned(), beside.into());
+        rope.insert("mscale_all_dim".to_owned(), all.into());
     }
     if SCALED.contains(&gguf.architecture) {
         rope.entry("type").or_insert("default".into());

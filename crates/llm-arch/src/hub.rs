@@ -165,6 +165,8 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::KvDownBias
         | Role::KvLatentNorm
         | Role::KvUp
+        | Role::KeysUp
+        | Role::ValuesUp
         | Role::IndexQ
         | Role::IndexK
         | Role::IndexKNorm

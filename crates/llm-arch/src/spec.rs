@@ -585,6 +585,8 @@ pub struct LatentSpec {
     pub rotary_idx: Option<usize>,
     /// Selection of the positions that a query sees; none where it sees all before it.
     pub index: Option<IndexSpec>,
+    /// True if what makes values of latents is a matrix of its own, beside that of keys, of which a head's are transposed.
+    pub kv_apart: bool,
 }
 
 impl LatentSpec {
@@ -750,8 +752,7 @@ pub enum Join {
     Plain,
     /// The sigmoid of a score of the token's multiplies it.
     Gated,
-    /// It, the experts and the router each read a norm of the residual, and the results of it and of all experts are normalised
-    /// before they are added up (Gemma 4).
+    /// It, the experts and the router each read a norm of the residual; its result and theirs are normalised, then added up (Gemma 4).
     Normed,
 }
 

@@ -59,7 +59,12 @@ impl<'a> Rows<'a> {
     /// Rows `range` as `dtype` into `out`.
     pub(crate) fn read(&self, range: Range<usize>, dtype: DType, out: &mut [u8]) -> Result<()> {
         match self.bound.slot.stored {
-            Stored::AsIs | Stored::Depthwise | Stored::Row | Stored::Scalar | Stored::Channel => {
+            Stored::AsIs
+            | Stored::Heads { .. }
+            | Stored::Depthwise
+            | Stored::Row
+            | Stored::Scalar
+            | Stored::Channel => {
                 let elements = (range.start * self.cols) as u64..(range.end * self.cols) as u64;
                 read_elements(self.checkpoint, &self.bound, elements, dtype, out)
             }
@@ -88,6 +93,7 @@ impl<'a> Rows<'a> {
         match self.bound.slot.stored {
             // The checkpoint's reader shares out the work itself.
             Stored::AsIs
+            | Stored::Heads { .. }
             | Stored::Depthwise
             | Stored::Row
             | Stored::Scalar

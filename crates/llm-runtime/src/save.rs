@@ -240,6 +240,7 @@ impl<'a> Save<'a> {
                 return put(&slot.name, 0, &transposed);
             }
             Stored::AsIs
+            | Stored::Heads { .. }
             | Stored::Depthwise
             | Stored::Row
             | Stored::Scalar

@@ -75,7 +75,8 @@ impl Values {
             Role::ProjectIn | Role::ProjectOut | Role::Router | Role::RelativeBias => (0.0, matrix),
             Role::Qkv | Role::Q | Role::K | Role::V => (0.0, matrix),
             Role::CrossQ | Role::CrossK | Role::CrossV => (0.0, matrix),
-            Role::QDown | Role::QUp | Role::KvDown | Role::KvUp => (0.0, matrix),
+            Role::QDown | Role::QUp | Role::KvDown => (0.0, matrix),
+            Role::KvUp | Role::KeysUp | Role::ValuesUp => (0.0, matrix),
             Role::IndexQ | Role::IndexK | Role::IndexWeights => (0.0, matrix),
             Role::Gate | Role::Up | Role::GateUp | Role::ExpertsIn => (0.0, matrix),
             Role::SharedScore | Role::SharedGate | Role::SharedUp | Role::SharedGateUp => {

@@ -123,7 +123,8 @@ pub(super) fn check_scoring(config: &Config<'_>, scoring: Scoring) -> Result<()>
     }
 }
 
-const SCORING: &str = "expert_gating_func";
+/// Key of a GGUF.
+pub(super) const SCORING: &str = "expert_gating_func";
 
 /// Positions, `max_position_embeddings`.
 pub(super) fn context(config: &Config<'_>, default: usize) -> Result<usize> {

@@ -1,10 +1,11 @@
 //! DeepSeek-V2 and V3, and models of their shape (Kimi K2, GLM-4.7-Flash): attention to latents, and experts beside shared ones.
 
-use llm_tensor::{Activation, GroupRank, Pairing, Routing};
+use llm_tensor::{Activation, GroupRank, Pairing, Routing, Scoring, Weighting};
+use serde_json::{Map, Value, json};
 
-use super::block::{self, gated};
+use super::block::{self, SCORING, check_scoring, gated};
 use super::glm4_moe::{ExpertDefaults, SHARED_NAMES, experts, fitting, groups, with_shared};
-use super::{Family, llama, qwen};
+use super::{Family, Gguf, GgufKeys, llama, qwen, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary, score_growth};
@@ -32,7 +33,20 @@ pub(super) static V2: Family = Family {
         ],
     },
     naming: |_| &NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: GGUF,
+        keys: &[GGUF_KEYS, llama::GGUF_KEYS],
+        flags: GGUF_FLAGS,
+        naming: |_| &GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let mut config = written(spec, "DeepseekV2ForCausalLM")?;
+            let groups = written::some_experts(spec)?.routing.groups;
+            let method = topk_method(groups.is_some());
+            config.insert("topk_method".to_owned(), method.into());
+            Ok(config)
+        },
+    }),
 };
 
 pub(super) static V3: Family = Family {
@@ -50,7 +64,19 @@ pub(super) static V3: Family = Family {
         off: SIGMOIDS,
     },
     naming: |_| &NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: GGUF,
+        keys: GGUF_V3_KEYS,
+        flags: GGUF_FLAGS,
+        naming: |_| &GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let mut config = written(spec, "DeepseekV3ForCausalLM")?;
+            let n_drafting = spec.n_drafting.into();
+            config.insert("num_nextn_predict_layers".to_owned(), n_drafting);
+            Ok(config)
+        },
+    }),
 };
 
 pub(super) static GLM4_LITE: Family = Family {
@@ -107,12 +133,189 @@ pub(super) const NAMING: Naming = Naming {
     ..qwen::EXPERTS_NAMING
 };
 
+/// GGUF's name of all of them: their keys tell V3's sigmoids from V2's softmax.
+pub(super) const GGUF: &str = "deepseek2";
+
+/// And of models that select positions.
+pub(super) const GGUF_SELECTING: [&str; 2] = ["deepseek32", "glm-dsa"];
+
+/// True of all of them.
+pub(super) fn is_gguf(architecture: &str) -> bool {
+    architecture == GGUF || GGUF_SELECTING.contains(&architecture)
+}
+
+pub(super) const GGUF_V3_KEYS: &[GgufKeys] = &[
+    &[
+        // It tells them from V2's.
+        (SCORING, SCORING),
+        ("nextn_predict_layers", "num_nextn_predict_layers"),
+        ("attention.indexer.head_count", "index_n_heads"),
+        ("attention.indexer.key_length", "index_head_dim"),
+        ("attention.indexer.top_k", "index_topk"),
+    ],
+    GGUF_KEYS,
+    llama::GGUF_KEYS,
+];
+
+const GGUF_KEYS: GgufKeys = &[
+    ("leading_dense_block_count", "first_k_dense_replace"),
+    ("expert_count", "n_routed_experts"),
+    ("expert_used_count", "num_experts_per_tok"),
+    ("expert_shared_count", "n_shared_experts"),
+    ("expert_group_count", "n_group"),
+    ("expert_group_used_count", "topk_group"),
+    ("expert_feed_forward_length", "moe_intermediate_size"),
+    ("expert_weights_scale", "routed_scaling_factor"),
+    ("expert_weights_norm", "norm_topk_prob"),
+    ("attention.q_lora_rank", "q_lora_rank"),
+    ("attention.kv_lora_rank", "kv_lora_rank"),
+    ("rope.dimension_count", ROPE_DIM),
+];
+
+const ROPE_DIM: &str = "qk_rope_head_dim";
+
+pub(super) const GGUF_FLAGS: GgufKeys = &[
+    ("attn_kv_a_mqa.bias", "attention_bias"),
+    (KV_APART, KV_APART),
+];
+
+/// Tensor of a GGUF whose keys lie apart from values; in old ones they lie together.
+const KV_APART: &str = "attn_k_b.weight";
+
+pub(super) const GGUF_NAMING: Naming = Naming {
+    names: &[
+        &[
+            (Role::QDown, "attn_q_a"),
+            (Role::QLatentNorm, "attn_q_a_norm"),
+            (Role::QUp, "attn_q_b"),
+            (Role::KvDown, "attn_kv_a_mqa"),
+            (Role::KvLatentNorm, "attn_kv_a_norm"),
+            (Role::KvUp, "attn_kv_b"),
+            (Role::KeysUp, "attn_k_b"),
+            (Role::ValuesUp, "attn_v_b"),
+            (Role::IndexQ, "indexer.attn_q_b"),
+            (Role::IndexK, "indexer.attn_k"),
+            (Role::IndexKNorm, "indexer.k_norm"),
+            (Role::IndexWeights, "indexer.proj"),
+        ],
+        llama::GGUF_EXPERTS_NAMES,
+        llama::GGUF_NAMES,
+    ],
+    ..llama::GGUF_EXPERTS_NAMING
+};
+
+/// Gathers what a GGUF says otherwise: heads as they are where the converter has one of latents for all, and no word of what is
+/// off, which defaults of configurations are not.
+pub(super) fn gather(config: &mut Map<String, Value>, has_sigmoids: bool) {
+    let number = |config: &Map<String, Value>, key: &str| config.get(key)?.as_u64();
+    let turned = number(config, ROPE_DIM).unwrap_or(0);
+    // Old files have a head's own elements under the first key, newer ones those of what is kept of a position.
+    let extents = [
+        ("attention.key_length", "qk_nope_head_dim", turned),
+        ("attention.value_length", "v_head_dim", 0),
+    ];
+    for (key, name, beside) in extents {
+        let own = config.shift_remove(&format!("{key}_mla"));
+        let old = config.shift_remove(key);
+        if let Some(extent) = own.or(old).and_then(|extent| extent.as_u64()) {
+            config.insert(name.to_owned(), extent.saturating_sub(beside).into());
+        }
+    }
+    config.insert("num_key_value_heads".to_owned(), Value::Null);
+    let n_drafting = number(config, "num_nextn_predict_layers").unwrap_or(0);
+    if let Some(all) = number(config, "num_hidden_layers") {
+        let n_layers = all.saturating_sub(n_drafting);
+        config.insert("num_hidden_layers".to_owned(), n_layers.into());
+    }
+    let silent = json!({
+        "q_lora_rank": null,
+        "first_k_dense_replace": 0,
+        "n_group": 1,
+        "topk_group": 1,
+        "routed_scaling_factor": 1.0,
+        "norm_topk_prob": false,
+    });
+    for (key, value) in silent.as_object().into_iter().flatten() {
+        config.entry(key.clone()).or_insert(value.clone());
+    }
+    let (key, value) = match has_sigmoids {
+        true => ("num_nextn_predict_layers", n_drafting.into()),
+        false => {
+            let has_groups = number(config, "n_group") > Some(1);
+            ("topk_method", topk_method(has_groups).into())
+        }
+    };
+    config.insert(key.to_owned(), value);
+}
+
+/// Why files with two matrices are not written.
+pub(super) const TOGETHER: &str = "one matrix makes keys and values of latents there";
+
+/// V2's word for how it chooses experts.
+fn topk_method(has_groups: bool) -> &'static str {
+    match has_groups {
+        true => "group_limited_greedy",
+        false => "greedy",
+    }
+}
+
+/// Keys of both.
+fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
+    let (experts, rotary) = (written::some_experts(spec)?, written::rotary(spec)?);
+    let Some(latent) = spec.decoder.latents().next() else {
+        return written::none("it has no latents");
+    };
+    if latent.kv_apart {
+        return written::none(TOGETHER);
+    }
+    let dense = |layer: &LayerSpec| match layer.mlp {
+        MlpSpec::Dense(mlp) => Some(mlp.width),
+        MlpSpec::Experts(_) | MlpSpec::Absent => None,
+    };
+    let width = spec.decoder.layers.iter().find_map(dense);
+    let layers = spec.decoder.layers.iter();
+    let n_dense = layers.take_while(|layer| layer.mlp.experts().is_none());
+    let groups = experts.routing.groups;
+    let mut config = written::config(spec, architecture);
+    let more = json!({
+        "hidden_size": spec.hidden,
+        // Of no layer where all have experts.
+        "intermediate_size": width.unwrap_or(experts.width),
+        "num_hidden_layers": spec.decoder.n_layers(),
+        "num_attention_heads": latent.n_heads,
+        "num_key_value_heads": latent.n_heads,
+        "hidden_act": written::gate(&experts)?,
+        "max_position_embeddings": spec.context,
+        "rms_norm_eps": written::shortest(spec.decoder.norm.eps),
+        "attention_bias": latent.bias,
+        "q_lora_rank": latent.q_rank,
+        "kv_lora_rank": latent.kv_rank,
+        "qk_nope_head_dim": latent.nope_dim,
+        "qk_rope_head_dim": latent.rope_dim,
+        "v_head_dim": latent.value_dim,
+        "first_k_dense_replace": n_dense.count(),
+        "moe_intermediate_size": experts.width,
+        "n_routed_experts": experts.routing.n_experts,
+        "n_shared_experts": written::n_shared(&experts)?,
+        "num_experts_per_tok": experts.routing.n_active,
+        "n_group": groups.map_or(1, |groups| groups.n_groups),
+        "topk_group": groups.map_or(1, |groups| groups.n_active),
+        "norm_topk_prob": experts.routing.weighting == Weighting::Normalised,
+        "routed_scaling_factor": written::shortest(experts.routing.scale),
+        "rope_theta": rotary.base,
+    });
+    written::extend(&mut config, more);
+    written::add_scaling(&mut config, rotary)?;
+    Ok(config)
+}
+
 fn v2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let n_experts = config
         .opt_count(config.spelling(&["n_routed_experts", "num_experts"])?)?
         .unwrap_or(64);
     // The reference has no default.
     let n_active = config.count("num_experts_per_tok")?;
+    check_scoring(config, Scoring::Softmax)?;
     let routing = Routing::softmax(n_experts, config.n_active(n_experts, n_active)?);
     let open = groups(config, (n_experts, 1, 1), GroupRank::First);
     let routing = Routing {
@@ -297,6 +500,7 @@ pub(super) fn latent(
         scale: (f64::from(plain) * score_growth(config)?) as f32,
         rotary_idx: Some(0),
         index: None,
+        kv_apart: config.flag(KV_APART, false)?,
     })
 }
 

@@ -1,12 +1,14 @@
 //! DeepSeek-V3.2 and GLM-5: latent attention to the positions that heads of their own select (DeepSeek Sparse Attention).
 
 use llm_tensor::Pairing;
+use serde_json::{Map, Value, json};
 
 use super::deepseek::{
-    self, LATENT_NAMES, LatentDefaults, TRAINING, V3_EXPERTS, V3_LATENT, drafting, model,
+    self, GGUF_FLAGS, GGUF_NAMING, GGUF_SELECTING, GGUF_V3_KEYS, LATENT_NAMES, LatentDefaults,
+    TOGETHER, TRAINING, V3_EXPERTS, V3_LATENT, drafting, model,
 };
 use super::glm4_moe::{ExpertDefaults, SHARED_NAMES, experts};
-use super::{Family, llama, qwen};
+use super::{Family, Gguf, llama, qwen, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::skeleton::{Naming, Role};
@@ -27,7 +29,7 @@ pub(super) static DEEPSEEK: Family = Family {
         off: &off(Off::False),
     },
     naming: |_| &NAMING,
-    gguf: None,
+    gguf: Some(gguf(GGUF_SELECTING[0])),
 };
 
 pub(super) static GLM: Family = Family {
@@ -52,8 +54,43 @@ pub(super) static GLM: Family = Family {
         off: &off(Off::True),
     },
     naming: |_| &NAMING,
-    gguf: None,
+    gguf: Some(gguf(GGUF_SELECTING[1])),
 };
+
+const fn gguf(architecture: &'static str) -> Gguf {
+    Gguf {
+        architecture,
+        keys: GGUF_V3_KEYS,
+        flags: GGUF_FLAGS,
+        naming: |_| &GGUF_NAMING,
+        adjust: |_| (),
+        config: |_| written::none(TOGETHER),
+    }
+}
+
+/// Gathers which layers select: a GGUF has a flag for each where `config.json` has a word. GLM-5.2's first files have none, and its
+/// context.
+pub(super) fn gather(config: &mut Map<String, Value>) {
+    let number = |key: &str| config.get(key).and_then(Value::as_u64);
+    let n_layers = number("num_hidden_layers").unwrap_or(0) as usize;
+    let context = number("max_position_embeddings").unwrap_or(0);
+    let more = match config.shift_remove("attention.indexer.types") {
+        Some(Value::Array(flags)) => {
+            let selects = |flag: &Value| flag.as_bool() == Some(true) || flag.as_u64() == Some(1);
+            let word = |flag| if selects(flag) { "full" } else { "shared" };
+            // Those that guess tokens may follow.
+            let words: Vec<_> = flags.iter().take(n_layers).map(word).collect();
+            json!({"indexer_types": words})
+        }
+        Some(_) | None if context >= GLM_5_2_CONTEXT => {
+            json!({"index_topk_freq": 4, "index_skip_topk_offset": 3})
+        }
+        Some(_) | None => return,
+    };
+    written::extend(config, more);
+}
+
+const GLM_5_2_CONTEXT: u64 = 1 << 20;
 
 /// Keys with one value that is understood; of the heads that select the pairing is each family's own.
 const fn off(pairs: Off) -> [(&'static str, Off); 6] {

@@ -21,17 +21,22 @@ pub(super) fn config(spec: &ModelSpec, architecture: &str) -> Map<String, Value>
 /// Common keys of families since Llama, without rotary positions.
 pub(super) fn like_llama(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>> {
     let (width, activation) = match experts(spec) {
-        Some(experts) => match experts.gate {
-            Gate::Of(activation) => (experts.width, activation),
-            Gate::Clamped(_) => return none("its experts' gates are clamped"),
-            Gate::Absent(_) => return none("nothing gates its experts"),
-        },
+        Some(experts) => (experts.width, gate(&experts)?),
         None => {
             let mlp = mlp(spec)?;
-            (mlp.width, activation(&mlp)?)
+            (mlp.width, name(activation(&mlp)?))
         }
     };
-    extents(spec, architecture, (width, name(activation)))
+    extents(spec, architecture, (width, activation))
+}
+
+/// Name of the activation that gates experts.
+pub(super) fn gate(experts: &ExpertsSpec) -> Result<&'static str> {
+    match experts.gate {
+        Gate::Of(activation) => Ok(name(activation)),
+        Gate::Clamped(_) => none("its experts' gates are clamped"),
+        Gate::Absent(_) => none("nothing gates its experts"),
+    }
 }
 
 /// The same of feed-forwards of some width, and an activation of some name.

@@ -286,8 +286,11 @@ pub struct LatentOf<T> {
     pub q: LinearOf<T>,
     /// To the latent of keys and values, with the shared key behind it; and the latent's norm.
     pub kv_latent: LatentInputOf<T>,
-    /// Each head's keys, then its values, of a latent: `[n_heads · (nope_dim + value_dim), kv_rank]`.
+    /// Each head's keys, then its values, of a latent: `[n_heads · (nope_dim + value_dim), kv_rank]`. Where these lie apart, each
+    /// head's latents of keys: `[n_heads · kv_rank, nope_dim]`.
     pub kv: LinearOf<T>,
+    /// Then each head's values of a latent: `[n_heads · value_dim, kv_rank]`.
+    pub values: Option<LinearOf<T>>,
     /// From heads' results to the residual.
     pub out: LinearOf<T>,
     /// Heads that select positions, where a layer has its own.
@@ -596,7 +599,7 @@ map_fields!(LaurelOf { ; down up norm; ; });
 map_fields!(StreamsEndOf { ; collapse norm; ; });
 map_fields!(PerLayerOf { spec; gate out norm; ; });
 map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; sinks });
-map_fields!(LatentOf { spec; q_latent q kv_latent kv out index; ; });
+map_fields!(LatentOf { spec; q_latent q kv_latent kv values out index; ; });
 map_fields!(IndexOf { spec; q k k_norm weigh; ; });
 map_fields!(LatentInputOf { ; project norm; ; });
 map_fields!(DeltaOf { spec; project latents taps norm out; rate offset; });

@@ -130,7 +130,7 @@ impl Naming {
         elsewhere: &[],
     };
 
-    /// A unit's tensor as a checkpoint has it, and those of its kin.
+    /// A unit's tensor as a checkpoint has it, and those of its kin. Of three extents the first are heads, whose rows lie apart there.
     pub(super) fn pattern(&self, unit: Unit, role: Role, shape: &[usize]) -> Pattern {
         let (names, prefix) = match unit {
             Unit::Layer(Side::Encoder, _) => (self.encoder_names, self.encoder_layer),
@@ -153,9 +153,16 @@ impl Naming {
             .find(named)
             .expect("a family names every role it uses");
         let (stored, module) = self.matrix(unit, role);
+        let (shape, stored) = match *shape {
+            [n_heads, rows, cols] => {
+                let shape = Extents::of(&[n_heads * rows, cols]);
+                (shape, Stored::Heads { n_heads })
+            }
+            ref shape => (Extents::of(shape), stored),
+        };
         Pattern {
             role,
-            shape: Extents::of(shape),
+            shape,
             stored,
             kind: match self.wide.contains(&role) {
                 true => TensorKind::WideProjection,

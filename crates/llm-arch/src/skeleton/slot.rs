@@ -89,6 +89,9 @@ roles! {
     KvDown + KvDownBias: Projection;
     KvLatentNorm: Other;
     KvUp: Both;
+    /// Where they lie apart, latents of each head's keys, and each head's values of a latent.
+    KeysUp: Both;
+    ValuesUp: Both;
     /// Queries and keys of the heads that select positions, the norm of keys, and weights of heads.
     IndexQ: Projection;
     IndexK: Projection;
@@ -280,6 +283,10 @@ impl Slot {
                 let (channels, kernel) = self.matrix();
                 vec![channels, 1, kernel]
             }
+            Stored::Heads { n_heads } => {
+                let (rows, cols) = self.matrix();
+                vec![n_heads, rows / n_heads, cols]
+            }
             Stored::Scalar => Vec::new(),
             Stored::Channel => {
                 let (_, width) = self.matrix();
@@ -349,6 +356,11 @@ pub enum Stored {
     AsIs,
     /// `[in, out]`.
     Transposed,
+    /// A matrix of its own for the rows of each head: `[heads, rows, in]`.
+    Heads {
+        /// Heads.
+        n_heads: usize,
+    },
     /// Its rows, or a bias's elements, in the order in which a rotary position turns two neighbours of each head, and not
     /// one of the head's first half with one of the second.
     Pairs {
@@ -383,9 +395,12 @@ impl Stored {
     /// True where the elements are the same, in the same order.
     pub fn is_in_order(self) -> bool {
         match self {
-            Stored::AsIs | Stored::Depthwise | Stored::Row | Stored::Scalar | Stored::Channel => {
-                true
-            }
+            Stored::AsIs
+            | Stored::Heads { .. }
+            | Stored::Depthwise
+            | Stored::Row
+            | Stored::Scalar
+            | Stored::Channel => true,
             Stored::Transposed
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
@@ -398,6 +413,7 @@ impl Stored {
     pub fn stored_row(self, row: usize) -> usize {
         match self {
             Stored::AsIs
+            | Stored::Heads { .. }
             | Stored::Transposed
             | Stored::OneMore
             | Stored::NegatedExp

@@ -319,7 +319,14 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             q_latent,
             q,
             kv_latent: self.latent_input(down, spec.norm.of(Role::KvLatentNorm), spec.kv_rank),
-            kv: self.matrix(Role::KvUp, [spec.n_heads * spec.kv_dim(), spec.kv_rank]),
+            kv: match spec.kv_apart {
+                true => self.heads(Role::KeysUp, [spec.n_heads, spec.kv_rank, spec.nope_dim]),
+                false => self.matrix(Role::KvUp, [spec.n_heads * spec.kv_dim(), spec.kv_rank]),
+            },
+            values: (spec.kv_apart).then(|| {
+                let shape = [spec.n_heads, spec.value_dim, spec.kv_rank];
+                self.heads(Role::ValuesUp, shape)
+            }),
             out: self.linear(Role::Out, [hidden, values], spec.bias),
             index: (spec.index.and_then(|index| index.heads))
                 .map(|heads| self.index(&heads, spec.q_rank.unwrap_or(hidden))),
@@ -624,6 +631,14 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
 
     fn matrix(&mut self, role: Role, shape: [usize; 2]) -> LinearOf<T> {
         self.linear(role, shape, false)
+    }
+
+    /// Of each head a matrix, one below the other.
+    fn heads(&mut self, role: Role, shape: [usize; 3]) -> LinearOf<T> {
+        LinearOf {
+            weight: (self.make)(role, &shape),
+            bias: None,
+        }
     }
 
     fn linear(&mut self, role: Role, shape: [usize; 2], has_bias: bool) -> LinearOf<T> {

@@ -123,8 +123,9 @@ const LONG_ROPE: [(&str, &str); 2] = [
 const MAX_FACTORS: u64 = 1 << 14;
 
 /// Ends of keys whose values may be lists, one number or flag a layer.
-const PER_LAYER: [&str; 8] = [
+const PER_LAYER: [&str; 9] = [
     ".attention.head_count_kv",
+    ".attention.indexer.types",
     "gemma3n.activation_sparsity_scale",
     "gemma3n.feed_forward_length",
     "gemma4.feed_forward_length",

@@ -43,9 +43,8 @@ pub(super) fn forward<B: Backend>(
     }
     let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
     let to_latents = HeadProducts {
-        side: MatrixSide::Columns,
         carried: spec.rope_dim,
-        ..products::<B>(spec, &weights.kv, (0, spec.nope_dim))
+        ..to_latents::<B>(weights)
     };
     queue.head_products(&to_latents, &a.rows.attended, &mut a.rows.qkv, n_tokens)?;
     let op = Attention {
@@ -63,8 +62,12 @@ pub(super) fn forward<B: Backend>(
     };
     let batch = call.sequences.own.batch(kv.group);
     queue.attention(&op, &a.rows.qkv, &batch, &kv.pool, &mut a.rows.grouped)?;
-    let to_values = products::<B>(spec, &weights.kv, (spec.nope_dim, spec.value_dim));
-    queue.head_products(&to_values, &a.rows.grouped, &mut a.rows.attended, n_tokens)?;
+    queue.head_products(
+        &to_values::<B>(weights),
+        &a.rows.grouped,
+        &mut a.rows.attended,
+        n_tokens,
+    )?;
     project_back(queue, (&weights.out, 1.0), output, a, n_tokens)
 }
 
@@ -156,19 +159,52 @@ fn turn<B: Backend>(
     turn_shared(call, spec.rotary_idx, op, x)
 }
 
-/// Products with each head's rows of the matrix of keys and values, so many from `first` on.
+/// Products of queries with what makes keys of latents: by columns, or by rows where keys lie apart from values.
+fn to_latents<B: Backend>(weights: &LatentOf<B::Weight>) -> HeadProducts<'_, B> {
+    let spec = &weights.spec;
+    match &weights.values {
+        Some(_) => products::<B>(
+            spec,
+            &weights.kv,
+            [spec.kv_rank, 0, spec.kv_rank, spec.nope_dim],
+        ),
+        None => HeadProducts {
+            side: MatrixSide::Columns,
+            ..products::<B>(
+                spec,
+                &weights.kv,
+                [spec.kv_dim(), 0, spec.nope_dim, spec.kv_rank],
+            )
+        },
+    }
+}
+
+/// Products of sums of latents with what makes values of them.
+fn to_values<B: Backend>(weights: &LatentOf<B::Weight>) -> HeadProducts<'_, B> {
+    let spec = &weights.spec;
+    let (value_dim, kv_rank) = (spec.value_dim, spec.kv_rank);
+    match &weights.values {
+        Some(values) => products::<B>(spec, values, [value_dim, 0, value_dim, kv_rank]),
+        None => {
+            let shape = [spec.kv_dim(), spec.nope_dim, value_dim, kv_rank];
+            products::<B>(spec, &weights.kv, shape)
+        }
+    }
+}
+
+/// Products with rows of each head's matrix: of so many, from one on so many, and their columns.
 fn products<'a, B: Backend>(
     spec: &LatentSpec,
-    kv: &'a LinearOf<B::Weight>,
-    (first, n_rows): (usize, usize),
+    matrices: &'a LinearOf<B::Weight>,
+    [stride, first, n_rows, cols]: [usize; 4],
 ) -> HeadProducts<'a, B> {
     HeadProducts {
-        weight: &kv.weight,
+        weight: &matrices.weight,
         n_heads: spec.n_heads,
-        stride: spec.kv_dim(),
+        stride,
         first,
         n_rows,
-        cols: spec.kv_rank,
+        cols,
         side: MatrixSide::Rows,
         carried: 0,
     }

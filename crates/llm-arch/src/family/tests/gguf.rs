@@ -1,10 +1,11 @@
 //! What GGUFs say of models in other words than configurations, or not at all.
 
+use llm_tensor::{Scoring, Weighting};
 use serde_json::{Value, json};
 
 use super::object;
 use crate::family::from_gguf;
-use crate::{ArchError, ModelSpec, RopeScaling};
+use crate::{ArchError, LatentSpec, ModelSpec, RopeScaling};
 
 /// A model of an architecture, with keys beside those that all have.
 fn read(architecture: &str, more: Value) -> Result<ModelSpec, ArchError> {
@@ -103,5 +104,117 @@ fn the_number_of_experts_tells_whether_llama_4_normalises() {
         let has_experts = spec.decoder.layers.iter();
         let has_experts = has_experts.map(|layer| layer.mlp.experts().is_some());
         assert!(has_experts.eq((1..=8).map(|i| i % 2 == 0)), "{n_experts}");
+    }
+}
+
+/// A file of DeepSeek's with `more`: what its first layer attends by, and the model.
+fn deepseek(more: Value) -> (LatentSpec, ModelSpec) {
+    let mut all = object(json!({
+        "expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 32, "expert_shared_count": 1,
+        "attention.kv_lora_rank": 20, "rope.dimension_count": 8
+    }));
+    all.extend(object(more));
+    let spec = read("deepseek2", Value::Object(all)).unwrap();
+    let latent = *spec.decoder.latents().next().unwrap();
+    (latent, spec)
+}
+
+#[test]
+fn a_number_tells_how_deepseek_scores_experts() {
+    let routing = |spec: &ModelSpec| spec.decoder.layers[0].mlp.experts().unwrap().routing;
+    for (number, family, scoring) in [
+        (json!({}), "deepseek_v2", Scoring::Softmax),
+        (
+            json!({"expert_gating_func": 1}),
+            "deepseek_v2",
+            Scoring::Softmax,
+        ),
+        (
+            json!({"expert_gating_func": 2}),
+            "deepseek_v3",
+            Scoring::Sigmoid,
+        ),
+    ] {
+        let (latent, spec) = deepseek(number);
+        assert_eq!((spec.family, routing(&spec).scoring), (family, scoring));
+        // What a file says nothing of is off, whatever defaults configurations have.
+        let found = routing(&spec);
+        assert_eq!((found.scale, found.groups), (1.0, None));
+        assert_ne!(found.weighting, Weighting::Normalised);
+        assert_eq!((latent.q_rank, spec.n_drafting), (None, 0));
+        assert_eq!(spec.decoder.n_layers(), 8);
+    }
+    let grouped = json!({"expert_group_count": 4, "expert_group_used_count": 2});
+    let (_, spec) = deepseek(grouped);
+    let groups = routing(&spec).groups.unwrap();
+    assert_eq!((groups.n_groups, groups.n_active), (4, 2));
+    let drafting = json!({"expert_gating_func": 2, "nextn_predict_layers": 1});
+    let (_, spec) = deepseek(drafting);
+    assert_eq!((spec.decoder.n_layers(), spec.n_drafting), (7, 1));
+}
+
+#[test]
+fn deepseeks_heads_are_told_of_in_two_ways() {
+    let old = json!({"attention.key_length": 20, "attention.value_length": 10});
+    let new = json!({
+        "attention.key_length": 28, "attention.value_length": 20, "attention.head_count_kv": 1,
+        "attention.key_length_mla": 20, "attention.value_length_mla": 10
+    });
+    for more in [old, new] {
+        let (latent, _) = deepseek(more);
+        let extents = (latent.nope_dim, latent.rope_dim, latent.value_dim);
+        assert_eq!((latent.n_heads, extents), (4, (12, 8, 10)));
+    }
+}
+
+#[test]
+fn layers_select_as_a_file_says_or_as_the_model_does() {
+    let read = |architecture: &str, more: Value| {
+        let mut all = object(json!({
+            "expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 32, "expert_shared_count": 1,
+            "attention.q_lora_rank": 28, "attention.kv_lora_rank": 20, "rope.dimension_count": 8,
+            "attention.key_length_mla": 20, "attention.value_length_mla": 10,
+            "attention.indexer.head_count": 4, "attention.indexer.key_length": 16, "attention.indexer.top_k": 32
+        }));
+        all.extend(object(more));
+        let spec = read(architecture, Value::Object(all)).unwrap();
+        let index: Vec<_> = spec.decoder.latents().map(|of| of.index.unwrap()).collect();
+        assert!(index.iter().all(|of| of.n_selected == 32));
+        let heads = index[0].heads.unwrap();
+        assert_eq!((heads.n_heads, heads.head_dim), (4, 16));
+        let selects = index.iter().map(|of| of.heads.is_some());
+        (spec.family, selects.collect::<Vec<_>>())
+    };
+    let all = vec![true; 8];
+    let gating = json!({"expert_gating_func": 2});
+    assert_eq!(read("deepseek32", gating), ("deepseek_v32", all.clone()));
+    assert_eq!(read("glm-dsa", json!({})), ("glm_moe_dsa", all));
+    let fourth = [true, true, true, false, false, false, true, false];
+    let (_, selects) = read("glm-dsa", json!({"context_length": 1 << 20}));
+    assert_eq!(selects, fourth);
+    let flags = json!({"attention.indexer.types": [1, 0, 0, 0, 1, 1, 0, 0, 1]});
+    let (_, selects) = read("glm-dsa", flags);
+    assert_eq!(
+        selects,
+        [true, false, false, false, true, true, false, false]
+    );
+}
+
+/// Of DeepSeek's a tenth is told, of which all of a score grows; nothing but scores does.
+#[test]
+fn a_tenth_of_what_makes_deepseeks_scores_grow_is_told() {
+    for all in [0.707, 1.0] {
+        let (latent, spec) = deepseek(json!({
+            "attention.key_length": 20, "rope.scaling.type": "yarn", "rope.scaling.factor": 40.0,
+            "rope.scaling.original_context_length": 256,
+            "rope.scaling.yarn_log_multiplier": f64::from((0.1 * all) as f32)
+        }));
+        let growth = 1.0 + 0.1 * all * 40f64.ln();
+        let expected = f64::from(20f32.sqrt().recip()) * growth * growth;
+        assert_eq!(latent.scale, expected as f32, "{all}");
+        let RopeScaling::Yarn { magnitude, .. } = spec.decoder.positions.rotary()[0].scaling else {
+            panic!("{:?}", spec.decoder.positions)
+        };
+        assert_eq!(magnitude, 1.0);
     }
 }

@@ -46,9 +46,12 @@ fn pairs() -> Vec<(String, String, String)> {
     names.into_iter().map(pair).collect()
 }
 
-const UNWRITTEN: [&str; 8] = [
+const UNWRITTEN: [&str; 11] = [
+    "deepseek-v2-groups",
     "gemma3n",
     "gemma4-moe",
+    "glm-moe-dsa-sparse",
+    "glm4-moe-lite",
     "gpt-oss",
     "granitemoe",
     "granitemoeshared",
