@@ -29,11 +29,12 @@ use llm_tensor::{Bytes, DType};
 use llm_tests::{golden, placing, relative_error, short_passes};
 use serde_json::{Value, json};
 
-/// Each kind of positions, residuals and heads, experts, and an encoder.
-const FAMILIES: [&str; 7] = [
+/// Each kind of positions, residuals and heads, experts, an encoder, and layers that share a selection.
+const FAMILIES: [&str; 8] = [
     "bloom",
     "falcon-7b-style",
     "gemma3",
+    "glm-moe-dsa-sparse",
     "gpt2",
     "llama",
     "qwen3-moe-mixed",
