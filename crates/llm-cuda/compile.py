@@ -59,8 +59,11 @@ def build():
     for source in sorted((HERE / "kernels").glob("*.cu")):
         file, ptx = source.stem, {}
         for target in targets(source):
-            ptx[target] = strip(compile_file(source, target))
-            written[HERE / "ptx" / f"{file}_sm{target}.ptx"] = ptx[target]
+            text = strip(compile_file(source, target))
+            # What an older target has alike is written once.
+            if ptx and instructions(text) == instructions(ptx[max(ptx)]):
+                continue
+            ptx[target] = written[HERE / "ptx" / f"{file}_sm{target}.ptx"] = text
         kernels += entries(file, ptx)
         with ThreadPoolExecutor() as pool:
             loaded = {card: max(t for t in ptx if t <= card) for card in CARDS if card >= min(ptx)}
@@ -84,6 +87,10 @@ def targets(source):
         return [int(only[1])]
     found = set(TARGETS) | set(map(int, added[1].split() if added else []))
     return sorted(target for target in found if target >= int(needs[1] if needs else 0))
+
+
+def instructions(ptx):
+    return re.sub(r"^\.target .*$", "", ptx, flags=re.M)
 
 
 def compile_file(source, target):

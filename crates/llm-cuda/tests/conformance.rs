@@ -1,15 +1,14 @@
-//! The conformance suite: on the first GPU, and on emulated ones that load each of the kernels' targets.
+//! The conformance suite: on the first GPU, and on emulated ones that load each of the kernels' targets, where these differ.
 
 #![allow(clippy::print_stderr, reason = "a test says what it skips")]
 
-use std::env;
+use std::path::Path;
 use std::sync::Arc;
+use std::{env, fs};
 
 use cuda_emulator::harness::Machine;
+use cuda_emulator::report::Report;
 use llm_cuda::{Compute, Cuda, computes_with, probe};
-
-/// Compute capabilities, times ten, whose PTX differs.
-const TARGETS: [u32; 2] = [75, 80];
 
 fn first() -> Arc<Cuda> {
     let cuda = Cuda::new(0).unwrap_or_else(|failure| panic!("the first GPU: {failure}"));
@@ -24,42 +23,72 @@ fn on_the_card(check: fn(&Arc<Cuda>)) {
     }
 }
 
-fn emulated(check: fn(&Arc<Cuda>)) {
-    for target in TARGETS {
-        let report = Machine::new().compute(target).inside(|| check(&first()));
-        if let Some(report) = report {
-            assert_eq!(report.devices[0].allocated, 0, "bytes that are left");
+/// On a card of a compute capability, times ten.
+fn emulated(target: u32, check: fn(&Arc<Cuda>)) -> Option<Report> {
+    let report = Machine::new().compute(target).inside(|| check(&first()))?;
+    assert_eq!(report.devices[0].allocated, 0, "bytes that are left");
+    Some(report)
+}
+
+/// The same for operations whose kernels are one PTX for all cards.
+fn emulated_once(check: fn(&Arc<Cuda>)) {
+    let Some(report) = emulated(80, check) else {
+        return;
+    };
+    let ptx = Path::new(env!("CARGO_MANIFEST_DIR")).join("ptx");
+    let facts = fs::read_to_string(ptx.join("kernels.txt")).expect("the kernels' facts");
+    let mut n = 0;
+    for kernel in facts.lines().skip(1) {
+        let [name, file, ..] = Vec::from_iter(kernel.split(' '))[..] else {
+            panic!("{kernel}");
+        };
+        if report.kernels.contains_key(name) {
+            n += 1;
+            let newer = ptx.join(format!("{file}_sm80.ptx"));
+            assert!(!newer.exists(), "{name} differs between cards");
         }
     }
+    assert_eq!(n, report.kernels.len());
 }
 
 macro_rules! suites {
-    ($($name:ident: $check:expr,)*) => {
+    (by_card: { $($by_card:ident: $check:expr,)* } once: { $($once:ident: $alike:expr,)* }) => {
         /// On hardware; skipped where there is none, unless `LLM_RUN_REQUIRE_GPU` is set.
         mod on_the_card {
-            $(#[test] fn $name() { super::on_the_card($check) })*
+            $(#[test] fn $by_card() { super::on_the_card($check) })*
+            $(#[test] fn $once() { super::on_the_card($alike) })*
         }
 
         mod emulated {
-            $(#[test] fn $name() { super::emulated($check) })*
+            $(#[test] fn $by_card() { super::emulated(80, $check); })*
+            $(#[test] fn $once() { super::emulated_once($alike) })*
+
+            /// With the PTX of cards before 8.0.
+            mod older {
+                $(#[test] fn $by_card() { super::super::emulated(75, $check); })*
+            }
         }
     };
 }
 
 suites! {
-    memory: llm_conformance::check_memory,
-    tables: llm_conformance::check_tables,
-    norms: llm_conformance::check_norm,
-    elementwise: llm_conformance::check_elementwise,
-    linear: llm_conformance::check_linear,
-    attention: llm_conformance::check_attention,
-    selection: llm_conformance::check_selection,
-    states: llm_conformance::check_states,
-    delta: llm_conformance::check_delta,
-    state_space: llm_conformance::check_state_space,
-    streams: llm_conformance::check_streams,
-    routing: llm_conformance::check_routing,
-    queues: llm_conformance::check_queues,
+    by_card: {
+        memory: llm_conformance::check_memory,
+        tables: llm_conformance::check_tables,
+        elementwise: llm_conformance::check_elementwise,
+        linear: llm_conformance::check_linear,
+        attention: llm_conformance::check_attention,
+        selection: llm_conformance::check_selection,
+        states: llm_conformance::check_states,
+        routing: llm_conformance::check_routing,
+        queues: llm_conformance::check_queues,
+    }
+    once: {
+        norms: llm_conformance::check_norm,
+        delta: llm_conformance::check_delta,
+        state_space: llm_conformance::check_state_space,
+        streams: llm_conformance::check_streams,
+    }
 }
 
 /// Formats of published files, as there are kernels for. Their PTX is one for all cards.
