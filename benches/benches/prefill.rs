@@ -70,6 +70,7 @@ fn attention(cpu: &Arc<Cpu>, n_tokens: usize) {
         bias: None,
         sinks: None,
         selected: None,
+        beside: None,
     };
     let shape = WorkspaceShape {
         n_tokens,

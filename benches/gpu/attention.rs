@@ -134,6 +134,7 @@ fn measure<B: Backend>(device: &Arc<B>, case: Case, time: Duration, copy: f64) -
         bias: None,
         sinks: None,
         selected: None,
+        beside: None,
     };
     let seconds = seconds::<B>(&mut queue, time, |queue| {
         let batch = Batch {

@@ -30,10 +30,12 @@
 //! # }
 //! ```
 
+mod compress;
 mod cut_off;
 mod delta;
 mod error;
 mod heads;
+mod hyper;
 mod largest;
 mod ops;
 mod queue;
@@ -43,10 +45,12 @@ mod state_space;
 mod streams;
 mod xielu;
 
+pub use compress::{Beside, Compression};
 pub use cut_off::CutOff;
 pub use delta::{Decays, DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOrder};
 pub use error::BackendError;
 pub use heads::{HeadProducts, MatrixSide};
+pub use hyper::StreamWeights;
 pub use largest::first_of_largest;
 pub use llm_tensor::Routing;
 pub use ops::{

@@ -2,7 +2,7 @@
 
 use llm_tensor::{Activation, Gate, Norm, Pairing};
 
-use crate::{Backend, Selected};
+use crate::{Backend, Beside, Selected};
 
 /// Description of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,6 +208,8 @@ pub struct Attention<'a, B: Backend> {
     pub sinks: Option<&'a B::Weight>,
     /// Positions that each row sees among those that the mask shows, which is a causal one then without a window; none hides no other.
     pub selected: Option<Selected<'a, B>>,
+    /// Entries that each row sees beside the positions.
+    pub beside: Option<Beside<'a, B>>,
 }
 
 impl<B: Backend> Attention<'_, B> {
@@ -377,13 +379,15 @@ impl<B: Backend> ShortConv<'_, B> {
     }
 }
 
-/// Learned vectors of a router, `[n_experts]` each.
+/// What a router has beside scores: learned vectors, `[n_experts]` each, and experts that are chosen by something else.
 #[derive(Debug)]
 pub struct RouterVectors<'a, B: Backend> {
     /// Added to ranks, and to no weight.
     pub correction: Option<&'a B::Weight>,
     /// Multiplies the weights of chosen experts' results, once they are normalised.
     pub scales: Option<&'a B::Weight>,
+    /// Experts of each row, `[n_tokens, n_active]`, as numbers below that of experts: they are not chosen by rank then.
+    pub chosen: Option<&'a B::Buffer>,
 }
 
 impl<B: Backend> RouterVectors<'_, B> {
@@ -391,6 +395,7 @@ impl<B: Backend> RouterVectors<'_, B> {
     pub const NONE: Self = RouterVectors {
         correction: None,
         scales: None,
+        chosen: None,
     };
 }
 

@@ -5,10 +5,10 @@ use std::ops::Range;
 use llm_tensor::{Activation, ClampedGate, Gate};
 
 use crate::{
-    Allocation, Attention, Backend, Batch, CutOff, DeltaRule, Expert, ExpertBuffers, Groups,
-    HeadGates, HeadProducts, Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary,
-    RouterVectors, Routing, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix,
-    StreamSum, Streams, Xielu, first_of_largest,
+    Allocation, Attention, Backend, Batch, Compression, CutOff, DeltaRule, Expert, ExpertBuffers,
+    Groups, HeadGates, HeadProducts, Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary,
+    RouterVectors, Routing, Rows, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix,
+    StreamSum, StreamWeights, Streams, Xielu, first_of_largest,
 };
 
 /// Host memory that a device copies by itself: weights rest in it, or arrive in it from disk.
@@ -232,6 +232,18 @@ pub trait Ops<B: Backend>: Queue<B> {
         bits: &mut B::Buffer,
     ) -> Result<()>;
 
+    /// Compresses runs of positions of `pool`, whose keys are features and whose values are gates, to the entries that the rows of
+    /// `entries` name, into the same rows of `out` `[_, width]`. A row's position is its entry's number. Sequences and their tables
+    /// are those of `batch`, and `entries` tells of as many.
+    fn compress(
+        &mut self,
+        op: &Compression<'_, B>,
+        batch: &Batch<'_, B>,
+        pool: &B::KvPool,
+        entries: (&[Rows], &B::Index),
+        out: &mut B::Buffer,
+    ) -> Result<()>;
+
     /// Convolves each sequence's rows of `x`, after those that its slot of `state` has inputs of, into rows `[_, n_channels]` of
     /// `out`; the slot then has the last inputs. All sequences of a pass at once.
     fn short_conv(
@@ -304,6 +316,16 @@ pub trait Ops<B: Backend>: Queue<B> {
         by: &B::Weight,
         x: &mut B::Buffer,
         width: usize,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Makes weights of streams of rows of their products, `weights` `[n_tokens, n_weights]`, in place; `s` `[n_tokens, n · width]` has
+    /// the streams.
+    fn weigh_streams(
+        &mut self,
+        op: &StreamWeights<'_, B>,
+        s: &B::Buffer,
+        weights: &mut B::Buffer,
         n_tokens: usize,
     ) -> Result<()>;
 
@@ -439,7 +461,7 @@ pub trait Ops<B: Backend>: Queue<B> {
     ) -> Result<()>;
 
     /// Chooses the experts of each row by the router's `scores` `[n_tokens, n_experts]`: the `n_active` that rank first,
-    /// the first among equals. A row of which some expert's rank is not a
+    /// the first among equals, unless they are given. A row of which some expert's rank is not a
     /// number goes to the first `n_active`, with weights that are not numbers.
     fn route(
         &mut self,

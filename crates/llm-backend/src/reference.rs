@@ -3,6 +3,7 @@
 mod conv;
 mod delta;
 mod heads;
+mod hyper;
 mod norm;
 mod ops;
 mod pool;

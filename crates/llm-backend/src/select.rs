@@ -16,6 +16,9 @@ pub struct Selection {
     pub scale: f32,
     /// Multiplies weights of heads.
     pub weight_scale: f32,
+    /// Positions that a key stands for: a row at position `p` chooses among the first `(p + 1) / rate` keys. One, where each
+    /// position has a key.
+    pub rate: usize,
     /// Positions that are selected, where there are more.
     pub n_selected: usize,
     /// Words of a row's bits: position `p` is bit `p % 32` of word `p / 32`.
@@ -26,6 +29,11 @@ impl Selection {
     /// Words of a row's bits, in contexts of so many positions.
     pub fn words(context: usize) -> usize {
         context.div_ceil(u32::BITS as usize)
+    }
+
+    /// Keys that a row at a position chooses among.
+    pub fn n_keys(&self, position: usize) -> usize {
+        (position + 1) / self.rate
     }
 
     /// Bit of a position, and its word among a row's.

@@ -19,7 +19,8 @@ pub(crate) struct ClampedCase {
     nan_every: usize,
 }
 
-pub(crate) fn clamped() -> Vec<ClampedCase> {
+/// With what is added to the second feature.
+pub(crate) fn clamped(added: f32) -> Vec<ClampedCase> {
     let mut cases = Vec::new();
     for order in [GateOrder::Halves, GateOrder::Pairs] {
         for (alpha, limit) in [(1.702, 7.0), (1.0, 0.5), (3.0, 1e3)] {
@@ -32,6 +33,7 @@ pub(crate) fn clamped() -> Vec<ClampedCase> {
                         gate: ClampedGate {
                             alpha,
                             limit,
+                            added,
                             order,
                         },
                         width,

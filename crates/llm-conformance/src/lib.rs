@@ -13,10 +13,12 @@ mod data;
 mod deferred;
 mod delta;
 mod elementwise;
+mod entries;
 mod four_bit;
 mod gates;
 mod groups;
 mod heads;
+mod hyper;
 mod int8;
 mod linear;
 mod memory;
@@ -54,6 +56,7 @@ pub fn check<B: Backend>(backend: &Arc<B>) {
     check_linear(backend);
     check_attention(backend);
     check_selection(backend);
+    check_entries(backend);
     check_states(backend);
     check_delta(backend);
     check_state_space(backend);
@@ -101,7 +104,7 @@ pub fn check_elementwise<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &routing::weighed());
     check_each(backend, &elementwise::products());
     check_each(backend, &elementwise::activations());
-    check_each(backend, &gates::clamped());
+    check_each(backend, &gates::clamped(1.0));
     check_each(backend, &xielu::cases());
     check_each(backend, &elementwise::rotations());
     check_each(backend, &elementwise::largest());
@@ -242,6 +245,19 @@ pub fn check_attention<B: Backend>(backend: &Arc<B>) {
 /// As [`check`].
 pub fn check_selection<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &select::cases());
+}
+
+/// Checks what DeepSeek-V4 has: the compression of positions to entries, their selection, attention to them beside positions, experts
+/// that are given, gates that nothing is added to, and weights of streams.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_entries<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &entries::compressions());
+    check_each(backend, &entries::attentions());
+    check_each(backend, &routing::given());
+    check_each(backend, &gates::clamped(0.0));
+    check_each(backend, &hyper::cases());
 }
 
 /// Checks the delta rule, prompts at once and in pieces, and gates on heads.

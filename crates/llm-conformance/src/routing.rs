@@ -27,6 +27,8 @@ pub(crate) struct RoutingCase {
     correction: Option<DType>,
     /// Element type of the weights' scales.
     scales: Option<DType>,
+    /// True if experts are given, and not chosen.
+    given: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +90,7 @@ pub(crate) fn routings() -> Vec<RoutingCase> {
                         scores,
                         correction: None,
                         scales: [None, Some(DType::F32), None][cases.len() % 3],
+                        given: false,
                     });
                 }
             }
@@ -95,6 +98,39 @@ pub(crate) fn routings() -> Vec<RoutingCase> {
     }
     cases.extend(corrected());
     cases.extend(near_ties());
+    cases
+}
+
+/// Roots of softplus, of experts that are chosen and of ones that are given.
+pub(crate) fn given() -> Vec<RoutingCase> {
+    let mut cases = Vec::new();
+    for (n_experts, n_active) in [(1, 1), (3, 2), (256, 6), (5, 5)] {
+        for n_tokens in [1, 5, 40] {
+            for scores in [
+                Scores::Within(3.0),
+                Scores::Within(40.0),
+                Scores::NotNumbers,
+            ] {
+                for given in [false, true] {
+                    let i = cases.len();
+                    cases.push(RoutingCase {
+                        routing: Routing {
+                            scoring: Scoring::SqrtSoftplus,
+                            weighting: Weighting::Normalised,
+                            scale: [1.5, 1.0][i % 2],
+                            ..Routing::softmax(n_experts, n_active)
+                        },
+                        n_tokens,
+                        width: [16, 33, 7][i % 3],
+                        scores,
+                        correction: (!given && i.is_multiple_of(4)).then_some(DType::F32),
+                        scales: None,
+                        given,
+                    });
+                }
+            }
+        }
+    }
     cases
 }
 
@@ -119,6 +155,7 @@ fn near_ties() -> Vec<RoutingCase> {
                     scores,
                     correction: None,
                     scales: [None, Some(DType::F32)][i / 2 % 2],
+                    given: false,
                 });
             }
         }
@@ -165,6 +202,7 @@ fn corrected() -> Vec<RoutingCase> {
                         scores,
                         correction: corrections[i / 2 % 3],
                         scales: [None, Some(DType::F16), None, Some(DType::BF16)][i % 4],
+                        given: false,
                     });
                 }
             }
@@ -184,6 +222,8 @@ struct RoutingInputs {
     correction: Option<StoredWeight>,
     /// The same, of weights.
     scales: Option<StoredWeight>,
+    /// `[n_tokens, n_active]`.
+    given: Option<Vec<f32>>,
 }
 
 impl RoutingCase {
@@ -198,6 +238,15 @@ impl RoutingCase {
                 .correction
                 .map(|dtype| random.weight(dtype, 1, n_experts)),
             scales: self.scales.map(|dtype| random.weight(dtype, 1, n_experts)),
+            given: self.given.then(|| {
+                let mut all: Vec<usize> = (0..n_experts).collect();
+                let mut row = |_| {
+                    random.shuffle(&mut all);
+                    let first = all[..self.routing.n_active].iter();
+                    first.map(|&expert| expert as f32).collect::<Vec<_>>()
+                };
+                (0..self.n_tokens).flat_map(&mut row).collect()
+            }),
         }
     }
 }
@@ -210,15 +259,18 @@ impl Case for RoutingCase {
             y,
             correction,
             scales,
+            given,
         } = self.inputs();
         let mut device = Device::new(backend);
         let scores = device.buffer(&scores);
         let mut routes = backend.routes(&self.routing, self.n_tokens).expect(WORKS);
         let correction = correction.map(|correction| device.load(correction));
         let scales = scales.map(|scales| device.load(scales));
+        let given = given.map(|given| device.buffer(&given));
         let vectors = RouterVectors {
             correction: correction.as_ref(),
             scales: scales.as_ref(),
+            chosen: given.as_ref(),
         };
         let n_tokens = self.n_tokens;
         let routed = device
@@ -260,9 +312,11 @@ impl Case for RoutingCase {
             weight_error(&self.routing, &scores) + EPS * (1.0 + self.routing.n_active as f64);
         let of_sigmoids = match (self.routing.scoring, self.routing.weighting) {
             (Scoring::Sigmoid, Weighting::Probability) => self.routing.n_active as f64,
-            (Scoring::Plain, Weighting::Probability) => scores.iter().fold(0.0, |m, &score| {
-                f64::max(m, f64::from(score).abs()) * self.routing.n_active as f64
-            }),
+            (Scoring::Plain | Scoring::SqrtSoftplus, Weighting::Probability) => {
+                scores.iter().fold(0.0, |m, &score| {
+                    f64::max(m, f64::from(score).abs()) * self.routing.n_active as f64
+                })
+            }
             (_, Weighting::NearTies { .. }) => self.routing.n_active as f64,
             (Scoring::Softmax, _) | (_, Weighting::Normalised) => 1.0,
         };

@@ -96,6 +96,7 @@ impl SelectCase {
             head_dim: self.head_dim,
             scale: 0.25,
             weight_scale: 0.5,
+            rate: 1,
             n_selected: self.n_selected,
             row_words: Selection::words(self.context()),
         }
@@ -255,6 +256,7 @@ impl Case for SelectCase {
                     bits: &bits,
                     row_words: op.row_words,
                 }),
+                beside: None,
             };
             let attended = queue.attention(&attention, &attending, &of_kept, &kept.pool, &mut out);
             attended.expect(WORKS);

@@ -39,6 +39,24 @@ pub(crate) fn attention(
     );
     assert!(q_width <= op.row_width, "queries within a row");
     op.check_selected();
+    if let Some(beside) = &op.beside {
+        let entries = beside.pool.shape();
+        assert_eq!(
+            (
+                entries.n_kv_heads,
+                entries.head_dim,
+                entries.value_dim(),
+                entries.dtype
+            ),
+            (
+                shape.n_kv_heads,
+                shape.head_dim,
+                shape.value_dim(),
+                shape.dtype
+            ),
+            "entries like the pool's keys"
+        );
+    }
     if let Some(bias) = &op.bias {
         assert!(bias.row > 0 && bias.table.as_slice().len() >= n_heads * bias.row);
     }
@@ -106,14 +124,23 @@ struct Queries<'a> {
     /// Positions that the pool holds.
     n_positions: usize,
     op: &'a Attention<'a, Cpu>,
-    /// Bits of the positions that each row sees, where they are selected: of the first row on.
-    selected: Option<(&'a [f32], usize)>,
+    /// Bits of the positions that each row sees, and of the entries, where they are selected: of the first row on.
+    selected: [Option<(&'a [f32], usize)>; 2],
+}
+
+/// What queries attend to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    /// Positions,
+    OfPositions,
+    /// and entries beside them.
+    OfEntries,
 }
 
 impl<'a> Queries<'a> {
-    /// Bits of the positions that `token` sees, where they are selected.
-    fn selected(&self, token: usize) -> Option<&'a [f32]> {
-        self.selected
+    /// Bits of the positions or entries that `token` sees, where they are selected.
+    fn selected(&self, keys: Keys, token: usize) -> Option<&'a [f32]> {
+        self.selected[keys as usize]
             .map(|(bits, row_words)| &bits[token * row_words..][..row_words])
     }
 
@@ -126,8 +153,18 @@ impl<'a> Queries<'a> {
         &self.rows[token * self.op.row_width + head * self.op.head_dim..][..self.op.head_dim]
     }
 
-    /// The positions that `token` sees; neither end is before that of an earlier token.
-    fn seen(&self, token: usize) -> Range<usize> {
+    /// The positions or entries that `token` sees, selected ones or not; neither end is before that of an earlier token.
+    fn seen(&self, keys: Keys, token: usize) -> Range<usize> {
+        match keys {
+            Keys::OfPositions => self.seen_positions(token),
+            Keys::OfEntries => {
+                let rate = self.op.beside.map_or(usize::MAX, |of| of.rate);
+                0..(self.position + token + 1) / rate
+            }
+        }
+    }
+
+    fn seen_positions(&self, token: usize) -> Range<usize> {
         match self.op.mask {
             Mask::Causal { window } => {
                 let end = self.position + token + 1;
@@ -141,16 +178,16 @@ impl<'a> Queries<'a> {
         }
     }
 
-    /// True if any of some tokens sees any of some positions, as far as selections tell.
-    fn select_any(&self, mut tokens: Range<usize>, positions: Range<usize>) -> bool {
-        if self.selected.is_none() || positions.is_empty() {
+    /// True if any of some tokens sees any of some positions or entries, as far as selections tell.
+    fn select_any(&self, keys: Keys, mut tokens: Range<usize>, positions: Range<usize>) -> bool {
+        if self.selected[keys as usize].is_none() || positions.is_empty() {
             return !positions.is_empty();
         }
         let (first, last) = (positions.start, positions.end - 1);
         let [(first, least), (last, most)] = [first, last].map(Selection::bit);
         tokens.any(|token| {
-            let bits = self.selected(token).unwrap_or_default();
-            let end = Selection::words(self.seen(token).end);
+            let bits = self.selected(keys, token).unwrap_or_default();
+            let end = Selection::words(self.seen(keys, token).end);
             let mut words = first..(last + 1).min(end);
             words.any(|word| {
                 let begin = if word == first { least } else { 1 };
@@ -166,9 +203,9 @@ impl<'a> Queries<'a> {
         })
     }
 
-    /// The positions that any token sees.
-    fn all_seen(&self) -> Range<usize> {
-        self.seen(0).start..self.seen(self.n_tokens - 1).end
+    /// The positions or entries that any token sees.
+    fn all_seen(&self, keys: Keys) -> Range<usize> {
+        self.seen(keys, 0).start..self.seen(keys, self.n_tokens - 1).end
     }
 }
 
@@ -176,6 +213,8 @@ impl<'a> Queries<'a> {
 struct Sequence<'a> {
     queries: Queries<'a>,
     view: KvView<'a>,
+    /// Of entries.
+    beside: Option<KvView<'a>>,
     /// Tiles of the queries that share a key head.
     n_tiles: usize,
     /// Parts of the positions that a single token sees, of a fixed size so that results do not depend on the number of
@@ -199,7 +238,8 @@ impl Sequence<'_> {
     /// Multiplications, of one of the two products.
     fn work(&self) -> usize {
         let Queries { n_tokens, op, .. } = self.queries;
-        n_tokens * op.n_heads * self.queries.all_seen().len() * op.head_dim
+        let n_keys = [Keys::OfPositions, Keys::OfEntries].map(|of| self.queries.all_seen(of).len());
+        n_tokens * op.n_heads * n_keys.iter().sum::<usize>() * op.head_dim
     }
 }
 
@@ -231,19 +271,31 @@ impl Call<'_> {
             position: rows.start,
             n_positions: rows.n_positions,
             op: self.op,
-            selected: self.op.selected.map(|of| {
+            selected: [self.op.selected, self.op.beside.and_then(|of| of.selected)].map(|of| {
+                let of = of?;
                 let bits = &of.bits.as_slice()[rows.first * of.row_words..];
-                (bits, of.row_words)
+                Some((bits, of.row_words))
             }),
         };
-        let seen = queries.all_seen();
+        let n_entries = queries.all_seen(Keys::OfEntries).end;
+        let beside = self.op.beside.map(|of| {
+            assert!(
+                n_entries <= of.pool.shape().capacity,
+                "{n_entries} entries within the pool"
+            );
+            let table = &of.tables.as_slice()[i * of.table_len..][..of.table_len];
+            of.pool.sequence(table)
+        });
+        let seen = queries.all_seen(Keys::OfPositions);
         assert!(!seen.is_empty(), "a query sees a position at least");
         assert!(
             seen.len() <= self.pool.shape().capacity,
             "positions {seen:?} within the pool"
         );
-        let n_parts = if rows.n_tokens == 1 && seen.len() > PART_POSITIONS {
-            (seen.end - self.first_of(&queries)).div_ceil(PART_POSITIONS)
+        let longest = seen.len().max(n_entries);
+        let n_parts = if rows.n_tokens == 1 && longest > PART_POSITIONS {
+            let n_keys = (seen.end - self.first_of(&queries)).max(n_entries);
+            n_keys.div_ceil(PART_POSITIONS)
         } else {
             1
         };
@@ -252,6 +304,7 @@ impl Call<'_> {
             view: self
                 .pool
                 .sequence(&tables.as_slice()[i * table_len..][..table_len]),
+            beside,
             n_tiles: (rows.n_tokens * queries.group()).div_ceil(QUERIES),
             n_parts,
         })
@@ -259,7 +312,7 @@ impl Call<'_> {
 
     /// Begin of the parts: a panel's first position, so that they share no panel.
     fn first_of(&self, queries: &Queries<'_>) -> usize {
-        let start = queries.seen(0).start;
+        let start = queries.seen(Keys::OfPositions, 0).start;
         start - start % self.pool.panel()
     }
 
@@ -309,6 +362,7 @@ impl Call<'_> {
                     let Sequence {
                         queries,
                         view,
+                        beside,
                         n_tiles,
                         n_parts,
                     } = sequence;
@@ -338,19 +392,20 @@ impl Call<'_> {
                                 len: partial_len(value_dim),
                             },
                         };
-                        let positions = match n_parts {
+                        // A part has as many of either.
+                        let among = |first: usize| match n_parts {
                             1 => 0..usize::MAX,
                             _ => {
-                                let start = self.first_of(&queries) + part * PART_POSITIONS;
+                                let start = first + part * PART_POSITIONS;
                                 start..start + PART_POSITIONS
                             }
                         };
                         self.cpu.level.run(Attend {
                             queries,
-                            cache: view,
+                            caches: (view, beside),
                             kv_head,
                             range,
-                            positions,
+                            among: [among(self.first_of(&queries)), among(0)],
                             // The first part has them.
                             sinks: self.op.sinks.filter(|_| part == 0).map(Weight::dense),
                             scratch,

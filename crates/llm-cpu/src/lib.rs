@@ -15,6 +15,7 @@
 mod arrange;
 mod attention;
 mod backend;
+mod compress;
 mod conv;
 mod delta;
 mod dense;
@@ -26,6 +27,7 @@ mod four_bit;
 mod gates;
 mod gemm;
 mod heads;
+mod hyper;
 mod int8;
 mod isa;
 mod kv_pool;

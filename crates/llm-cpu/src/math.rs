@@ -120,7 +120,7 @@ pub(crate) fn clamped<S: Simd>(simd: S, gate: &ClampedGate, g: S::F32, u: S::F32
     let g = simd.min(limit, g);
     let u = simd.max(least, simd.min(limit, u));
     let glu = simd.mul(g, sigmoid(simd, simd.mul(simd.splat(gate.alpha), g)));
-    simd.mul(glu, simd.add(u, simd.splat(1.0)))
+    simd.mul(glu, simd.add(u, simd.splat(gate.added)))
 }
 
 /// 1 / (1 + e^-x).

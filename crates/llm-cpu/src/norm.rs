@@ -1,8 +1,10 @@
-use llm_backend::Heads;
+use llm_backend::{Heads, NormOp};
 use llm_tensor::Norm;
 
+use crate::Cpu;
 use crate::dense::DenseView;
 use crate::simd::{Kernel, Simd};
+use crate::weight::Weight;
 
 /// A normalisation of vectors as wide as the gain.
 #[derive(Clone, Copy)]
@@ -12,6 +14,18 @@ pub(crate) struct Normalise<'a> {
     pub(crate) gain_offset: f32,
     pub(crate) gain: DenseView<'a>,
     pub(crate) bias: Option<DenseView<'a>>,
+}
+
+impl<'a> From<&NormOp<'a, Cpu>> for Normalise<'a> {
+    fn from(op: &NormOp<'a, Cpu>) -> Self {
+        Normalise {
+            norm: op.norm,
+            eps: op.eps,
+            gain_offset: op.gain_offset,
+            gain: op.gain.dense(),
+            bias: op.bias.map(Weight::dense),
+        }
+    }
 }
 
 impl Normalise<'_> {

@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use llm_backend::{
-    Attention, Batch, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts,
-    Heads, HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary,
-    RouterVectors, Routing, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix,
-    StreamSum, Streams, Xielu, first_of_largest,
+    Attention, Batch, Compression, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
+    HeadProducts, Heads, HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result,
+    Rotary, RouterVectors, Routing, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix,
+    StreamSum, StreamWeights, Streams, Xielu, first_of_largest,
 };
 use llm_tensor::{Activation, ClampedGate};
 
@@ -15,16 +15,17 @@ use crate::elementwise::{
     Activate, ActivateXielu, AddScaled, Gate, GateHeads, Rotate, Scale, ScaleColumns,
 };
 use crate::gates::Clamped;
+use crate::hyper::Weigh;
 use crate::math::XieluNumbers;
 use crate::memory::Workspace;
 use crate::norm::{NormHeads, NormRows, Normalise, UnitHeads};
 use crate::residual::{CutRows, MatchStreams, MixStreams, SumStreams, Tanh};
 use crate::routes::{of_largest, sigmoid};
-use crate::share::{Matrix, Rows};
+use crate::share::{MIN_ELEMENTS, Matrix};
 use crate::weight::{CopyRow, Weight};
 use crate::{
-    Buffer, Cpu, CpuPages, KvPool, Routes, attention, conv, delta, heads, kv_pool, linear, select,
-    state_space,
+    Buffer, Cpu, CpuPages, KvPool, Routes, attention, compress, conv, delta, heads, kv_pool,
+    linear, select, state_space,
 };
 
 /// Work that is done as it is put into the queue: there is never anything to wait for.
@@ -135,7 +136,7 @@ impl Ops<Cpu> for CpuQueue {
         let out = &mut out.as_mut_slice()[..n_tokens * width];
         self.cpu.by_rows(out, width, |tokens, out| {
             self.cpu.level.run(NormRows {
-                op: normalise(op),
+                op: Normalise::from(op),
                 x: &x[tokens.start * width..tokens.end * width],
                 out,
             });
@@ -204,7 +205,7 @@ impl Ops<Cpu> for CpuQueue {
         let x = &mut x.as_mut_slice()[..n_tokens * heads.row_width];
         self.cpu.by_rows(x, heads.row_width, |_, x| {
             self.cpu.level.run(NormHeads {
-                op: normalise(op),
+                op: Normalise::from(op),
                 heads: *heads,
                 x,
             });
@@ -299,6 +300,18 @@ impl Ops<Cpu> for CpuQueue {
         Ok(())
     }
 
+    fn compress(
+        &mut self,
+        op: &Compression<'_, Cpu>,
+        batch: &Batch<'_, Cpu>,
+        pool: &KvPool,
+        (entries, _): (&[llm_backend::Rows], &Buffer<u32>),
+        out: &mut Buffer,
+    ) -> Result<()> {
+        compress::compress(&self.cpu, op, batch, pool, entries, out.as_mut_slice());
+        Ok(())
+    }
+
     fn short_conv(
         &mut self,
         op: &ShortConv<'_, Cpu>,
@@ -362,7 +375,7 @@ impl Ops<Cpu> for CpuQueue {
         op.check();
         let (width, head_dim) = (op.width(), op.head_dim);
         let norm = op.norm.as_ref();
-        let norm = norm.map(|norm| (normalise(&norm.op), norm.order));
+        let norm = norm.map(|norm| (Normalise::from(&norm.op), norm.order));
         let is_whole = |(norm, _): &(Normalise<'_>, _)| [head_dim, width].contains(&norm.gain.cols);
         assert!(norm.iter().all(is_whole), "a gain for every element");
         let gates = &gates.as_slice()[..n_tokens * op.row_width];
@@ -527,6 +540,34 @@ impl Ops<Cpu> for CpuQueue {
         Ok(())
     }
 
+    fn weigh_streams(
+        &mut self,
+        op: &StreamWeights<'_, Cpu>,
+        s: &Buffer,
+        weights: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (n_weights, row_width) = (op.n_weights(), op.streams.row_width());
+        let (scale, base) = (op.scale.dense(), op.base.dense());
+        assert!(
+            base.n_elements() == n_weights
+                && scale.n_elements() >= n_weights.div_ceil(op.streams.n).min(3),
+            "a base of each weight, and a scale of each part"
+        );
+        let s = &s.as_slice()[..n_tokens * row_width];
+        let weights = &mut weights.as_mut_slice()[..n_tokens * n_weights];
+        self.cpu.by_rows(weights, n_weights, |tokens, weights| {
+            self.cpu.level.run(Weigh {
+                op: *op,
+                scale,
+                base,
+                s: &s[tokens.start * row_width..tokens.end * row_width],
+                weights,
+            });
+        });
+        Ok(())
+    }
+
     fn activate(
         &mut self,
         activation: Activation,
@@ -650,8 +691,9 @@ impl Ops<Cpu> for CpuQueue {
         routes: &mut Routes,
         n_tokens: usize,
     ) -> Result<()> {
+        let given = vectors.chosen.map(Buffer::as_slice);
         let vectors = [vectors.correction, vectors.scales].map(|v| v.map(Weight::dense));
-        routes.choose(op, vectors, scores.as_slice(), n_tokens);
+        routes.choose(op, (vectors, given), scores.as_slice(), n_tokens);
         Ok(())
     }
 
@@ -754,30 +796,4 @@ impl Cpu {
             });
         }
     }
-
-    /// Splits rows of `out` among the threads.
-    fn by_rows(
-        &self,
-        out: &mut [f32],
-        width: usize,
-        task: impl Fn(Range<usize>, &mut [f32]) + Sync,
-    ) {
-        let n_rows = out.len() / width.max(1);
-        let min_rows = MIN_ELEMENTS.div_ceil(width.max(1));
-        self.pool
-            .split(n_rows, min_rows, Rows::new(out, width), task);
-    }
 }
-
-fn normalise<'a>(op: &NormOp<'a, Cpu>) -> Normalise<'a> {
-    Normalise {
-        norm: op.norm,
-        eps: op.eps,
-        gain_offset: op.gain_offset,
-        gain: op.gain.dense(),
-        bias: op.bias.map(Weight::dense),
-    }
-}
-
-/// Elements below which a thread is not worth a fork in passes that compute little for each.
-const MIN_ELEMENTS: usize = if cfg!(miri) { 1 } else { 1 << 13 };

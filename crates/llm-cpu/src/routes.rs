@@ -5,6 +5,7 @@ use llm_tensor::{Bytes, ExpertGroups, GroupRank, Scoring, Weighting};
 
 use crate::Buffer;
 use crate::dense::DenseView;
+use crate::math::softplus;
 
 /// Rows of a pass by the expert that they go to.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ impl Routes {
     pub(crate) fn choose(
         &mut self,
         op: &Routing,
-        [correction, scales]: [Option<DenseView<'_>>; 2],
+        ([correction, scales], given): ([Option<DenseView<'_>>; 2], Option<&[f32]>),
         scores: &[f32],
         n_tokens: usize,
     ) {
@@ -79,12 +80,17 @@ impl Routes {
         let scores = scores[..n_tokens * n_experts].chunks_exact(n_experts);
         let of_rows = chosen.chunks_exact_mut(n_active);
         let of_rows = of_rows.zip(weights.chunks_exact_mut(n_active));
-        for (scores, (chosen, weights)) in scores.zip(of_rows) {
+        for (row, (scores, (chosen, weights))) in scores.zip(of_rows).enumerate() {
             match op.scoring {
                 Scoring::Softmax => softmax(scores, probabilities),
                 Scoring::Sigmoid => {
                     for (probability, &score) in probabilities.iter_mut().zip(scores) {
                         *probability = sigmoid(score);
+                    }
+                }
+                Scoring::SqrtSoftplus => {
+                    for (probability, &score) in probabilities.iter_mut().zip(scores) {
+                        *probability = softplus(score).sqrt();
                     }
                 }
                 Scoring::Plain => probabilities.copy_from_slice(scores),
@@ -110,6 +116,12 @@ impl Routes {
                 let by_rank = of_b.partial_cmp(&of_a);
                 by_rank.map_or(a.cmp(&b), |order| order.then(a.cmp(&b)))
             });
+            if let Some(given) = given {
+                let given = &given[row * n_active..][..n_active];
+                for (entry, &expert) in order.iter_mut().zip(given) {
+                    *entry = expert as u32;
+                }
+            }
             chosen.copy_from_slice(&order[..n_active]);
             let active = || chosen.iter().map(|&expert| probabilities[expert as usize]);
             let total = active().sum::<f32>() + op.eps;
@@ -263,7 +275,7 @@ mod tests {
         let mut routes = Routes::new(&routing, 4).unwrap();
         assert_eq!(bytes(&routing, 4), routes.bytes());
         let scores = [0.0, 2.0, 1.0, /**/ 5.0, 5.0, 5.0];
-        routes.choose(&routing, [None; 2], &scores, 2);
+        routes.choose(&routing, ([None; 2], None), &scores, 2);
         let rows = [0, 1, 2].map(|expert| routes.of(expert).0.to_vec());
         assert_eq!(rows, [vec![1], vec![0, 1], vec![0]]);
         let weights = routes.of(1).1;
@@ -283,7 +295,7 @@ mod tests {
             [1.0, 2.0, -f32::NAN, 4.0],
             [0.0, f32::INFINITY, 0.0, 1.0],
         ] {
-            routes.choose(&routing, [None; 2], &scores, 1);
+            routes.choose(&routing, ([None; 2], None), &scores, 1);
             for expert in 0..4 {
                 let (rows, weights) = routes.of(expert);
                 assert_eq!(rows.len(), usize::from(expert < 2), "{scores:?}");

@@ -37,11 +37,13 @@ pub(crate) fn select(
         for done in (0..rows.n_tokens).step_by(n_at_once) {
             let n = n_at_once.min(rows.n_tokens - done);
             let (first, start) = (rows.first + done, rows.start + done);
-            assert!(start + n <= shape.capacity, "positions within the pool");
-            let n_panels = (start + n).div_ceil(panel);
+            // Keys that the last of the rows chooses among: no row before it has more.
+            let n_keys = op.n_keys(start + n - 1);
+            assert!(n_keys <= shape.capacity, "keys within the pool");
+            let n_panels = n_keys.div_ceil(panel);
             let scores = &mut scores[..n * n_panels * panel];
             // Where none is left out there is nothing to compare.
-            let n_units = match start + n > op.n_selected {
+            let n_units = match n_keys > op.n_selected {
                 true => n * n_panels,
                 false => 0,
             };
@@ -51,7 +53,7 @@ pub(crate) fn select(
                 .split(n_units, min_units, memory, |units, (scores, products)| {
                     for (unit, scores) in units.zip(scores.chunks_exact_mut(panel)) {
                         let (row, position) = (unit / n_panels, unit % n_panels * panel);
-                        if position <= start + row {
+                        if position < op.n_keys(start + row) {
                             cpu.level.run(Score {
                                 op,
                                 q: &q[(first + row) * op.q_width()..][..op.q_width()],
@@ -67,10 +69,10 @@ pub(crate) fn select(
             let scores = &*scores;
             let bits = &mut bits[first * op.row_words..][..n * op.row_words];
             let bits = Rows::new(bits, op.row_words);
-            let min_rows = MIN_WORK.div_ceil(n_panels * panel);
+            let min_rows = MIN_WORK.div_ceil(n_panels.max(1) * panel);
             cpu.pool.split(n, min_rows, bits, |rows, bits| {
                 for (row, bits) in rows.zip(bits.chunks_exact_mut(op.row_words)) {
-                    let scores = &scores[row * n_panels * panel..][..start + row + 1];
+                    let scores = &scores[row * n_panels * panel..][..op.n_keys(start + row)];
                     choose(scores, op.n_selected, bits);
                 }
             });

@@ -8,6 +8,26 @@ use std::ops::Range;
 
 use llm_backend::Output;
 
+use crate::Cpu;
+
+/// Elements below which a thread is not worth a fork in passes that compute little for each.
+pub(crate) const MIN_ELEMENTS: usize = if cfg!(miri) { 1 } else { 1 << 13 };
+
+impl Cpu {
+    /// Splits rows of `out` among the threads.
+    pub(crate) fn by_rows(
+        &self,
+        out: &mut [f32],
+        width: usize,
+        task: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    ) {
+        let n_rows = out.len() / width.max(1);
+        let min_rows = MIN_ELEMENTS.div_ceil(width.max(1));
+        self.pool
+            .split(n_rows, min_rows, Rows::new(out, width), task);
+    }
+}
+
 /// Memory of which every thread takes a piece; a region takes it whole, and there is no second of it.
 ///
 /// # Safety

@@ -24,9 +24,10 @@ mod streams;
 mod xielu;
 
 use llm_backend::{
-    Attention, Batch, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts,
-    Heads, KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors, Routing, Run,
-    Selection, ShortConv, StateBatch, StateSpace, StreamMix, StreamSum, Streams, Xielu,
+    Attention, Batch, Compression, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
+    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors,
+    Routing, Rows, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix, StreamSum,
+    StreamWeights, Streams, Xielu,
 };
 use llm_tensor::{Activation, ClampedGate, WorkspaceShape};
 
@@ -186,6 +187,19 @@ impl Ops<Cuda> for CudaQueue {
         select::select(self, op, inputs, batch, pool, bits)
     }
 
+    /// # Errors
+    /// [`BackendError::NoKernel`]: plans have such models compute on the CPU.
+    fn compress(
+        &mut self,
+        _: &Compression<'_, Cuda>,
+        _: &Batch<'_, Cuda>,
+        _: &KvPool,
+        _: (&[Rows], &Index),
+        _: &mut Buffer,
+    ) -> Result<()> {
+        Err(self.no_kernel("compress positions"))
+    }
+
     fn short_conv(
         &mut self,
         op: &ShortConv<'_, Cuda>,
@@ -300,6 +314,18 @@ impl Ops<Cuda> for CudaQueue {
 
     fn tanh(&mut self, factor: f32, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
         streams::tanh(self, factor, x, width * n_tokens)
+    }
+
+    /// # Errors
+    /// [`BackendError::NoKernel`]: plans have such models compute on the CPU.
+    fn weigh_streams(
+        &mut self,
+        _: &StreamWeights<'_, Cuda>,
+        _: &Buffer,
+        _: &mut Buffer,
+        _: usize,
+    ) -> Result<()> {
+        Err(self.no_kernel("weigh streams"))
     }
 
     fn activate(

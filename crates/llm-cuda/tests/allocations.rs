@@ -174,6 +174,7 @@ impl Model {
             bias: None,
             sinks: None,
             selected: None,
+            beside: None,
         };
         queue.attention(&attention, wide, &batch, pool, y).unwrap();
         queue.linear(&[a], y, Output::Add, x, n).unwrap();

@@ -295,6 +295,7 @@ fn attended(cuda: &Arc<Cuda>, pool: &mut <Cuda as Backend>::KvPool, n: usize) ->
         bias: None,
         sinks: None,
         selected: None,
+        beside: None,
     };
     let mut out = cuda.alloc(4).unwrap();
     queue.attention(&op, &q, &batch, pool, &mut out).unwrap();

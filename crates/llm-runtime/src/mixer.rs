@@ -128,5 +128,6 @@ fn attention_op<'a, B: Backend>(
         bias,
         sinks,
         selected: None,
+        beside: None,
     }
 }

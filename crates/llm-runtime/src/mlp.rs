@@ -391,6 +391,7 @@ fn apart<B: Backend>(
     let vectors = RouterVectors {
         correction: None,
         scales: Some(&apart.scales),
+        chosen: None,
     };
     queue.route(&spec.routing, vectors, &rows.scores, routes, n_tokens)?;
 
@@ -425,6 +426,7 @@ fn route<B: Backend>(
     let vectors = RouterVectors {
         correction: correction.as_ref(),
         scales: None,
+        chosen: None,
     };
     queue.route(&spec.routing, vectors, &a.rows.scores, routes, n_tokens)?;
     if let Some(latent) = latent {

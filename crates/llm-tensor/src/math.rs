@@ -31,20 +31,22 @@ pub enum Activation {
 pub enum Gate {
     /// `activation(gate) · up` of rows `[gate | up]`.
     Of(Activation),
-    /// The clamped form of gpt-oss.
+    /// The clamped form of gpt-oss and of DeepSeek-V4.
     Clamped(ClampedGate),
     /// `activation(up)` of rows `[up]`, which nothing gates.
     Absent(Activation),
 }
 
-/// SwiGLU of clamped features with one added to the second (gpt-oss, OpenAI 2025): `g · σ(alpha · g) · (u + 1)`, `g` being
-/// the gate's feature but at most `limit`, `u` the other within `±limit`.
+/// SwiGLU of clamped features with something added to the second (gpt-oss, OpenAI 2025): `g · σ(alpha · g) · (u + added)`, `g`
+/// being the gate's feature but at most `limit`, `u` the other within `±limit`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ClampedGate {
     /// Multiplies the sigmoid's argument.
     pub alpha: f32,
     /// Bounds the features; above zero.
     pub limit: f32,
+    /// Added to the second feature.
+    pub added: f32,
     /// Order of features in a row.
     pub order: GateOrder,
 }

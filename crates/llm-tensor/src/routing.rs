@@ -56,6 +56,8 @@ pub enum Scoring {
     Softmax,
     /// Each expert's σ(x).
     Sigmoid,
+    /// Each expert's √(ln(1 + eˣ)) (DeepSeek-V4).
+    SqrtSoftplus,
     /// The scores as they are.
     Plain,
 }

@@ -115,7 +115,7 @@ pub(super) fn check_scoring(config: &Config<'_>, scoring: Scoring) -> Result<()>
     let number = match scoring {
         Scoring::Softmax => 1,
         Scoring::Sigmoid => 2,
-        Scoring::Plain => return Ok(()),
+        Scoring::SqrtSoftplus | Scoring::Plain => return Ok(()),
     };
     match config.whole(SCORING)? {
         Some(found) if found != number => config.bad_value(SCORING, &number.to_string()),

@@ -173,6 +173,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             Gate::Clamped(ClampedGate {
                 alpha: config.opt_positive("swiglu_alpha")?.unwrap_or(1.702) as f32,
                 limit: config.opt_positive("swiglu_limit")?.unwrap_or(7.0) as f32,
+                added: 1.0,
                 order: GateOrder::Pairs,
             }),
         )

@@ -10,11 +10,12 @@ use super::queue::ReferenceQueue;
 use super::routes::ReferenceRoutes;
 use super::scalar::{activated, clamped, sigmoid, xielu};
 use super::weight::ReferenceWeight;
-use super::{Reference, conv, delta, heads, state_space, streams};
+use super::{Reference, conv, delta, heads, hyper, state_space, streams};
 use crate::{
-    Attention, Batch, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts,
-    Heads, KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors, Routing, Run,
-    Selection, ShortConv, StateBatch, StateSpace, StreamMix, StreamSum, Streams, Xielu,
+    Attention, Batch, Compression, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
+    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors,
+    Routing, Rows, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix, StreamSum,
+    StreamWeights, Streams, Xielu,
 };
 
 impl Ops<Reference> for ReferenceQueue {
@@ -233,6 +234,18 @@ impl Ops<Reference> for ReferenceQueue {
         Ok(())
     }
 
+    fn compress(
+        &mut self,
+        op: &Compression<'_, Reference>,
+        batch: &Batch<'_, Reference>,
+        pool: &ReferencePool,
+        (entries, entries_index): (&[Rows], &Vec<u32>),
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        pool.compress(op, batch, (entries, entries_index), out);
+        Ok(())
+    }
+
     fn short_conv(
         &mut self,
         op: &ShortConv<'_, Reference>,
@@ -383,6 +396,17 @@ impl Ops<Reference> for ReferenceQueue {
         Ok(())
     }
 
+    fn weigh_streams(
+        &mut self,
+        op: &StreamWeights<'_, Reference>,
+        s: &Vec<f32>,
+        weights: &mut Vec<f32>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        hyper::weigh_streams(op, s, weights, n_tokens);
+        Ok(())
+    }
+
     fn activate(
         &mut self,
         activation: Activation,
@@ -499,10 +523,12 @@ impl Ops<Reference> for ReferenceQueue {
         routes: &mut ReferenceRoutes,
         n_tokens: usize,
     ) -> Result<()> {
+        let given = vectors.chosen.map(|chosen| &chosen[..]);
         let vectors = [vectors.correction, vectors.scales].map(|v| v.map(ReferenceWeight::decoded));
-        let vectors = vectors.each_ref();
-        let vectors = vectors.map(|vector| vector.as_ref().map(|vector| &vector.values[..]));
-        routes.choose(op, vectors, scores, n_tokens);
+        let [correction, scales] = vectors.each_ref();
+        let [correction, scales] =
+            [correction, scales].map(|vector| vector.as_ref().map(|vector| &vector.values[..]));
+        routes.choose(op, [correction, scales, given], scores, n_tokens);
         Ok(())
     }
 

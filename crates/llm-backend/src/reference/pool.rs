@@ -4,7 +4,10 @@ use llm_tensor::{Bytes, DType, KvShape, KvValues, f32_to_le_bytes, le_bytes_to_f
 
 use super::scalar::{biased, dot};
 use super::{Reference, assert_told};
-use crate::{Allocation, Attention, Batch, KvColumns, Mask, Rows, Selection, score_order};
+use crate::{
+    Allocation, Attention, Batch, Compression, KvColumns, Mask, Rows, Selected, Selection,
+    score_order,
+};
 
 /// Keys, and values where they are not the keys' own, `[blocks, BLOCK, n_kv_heads · head_dim]` each, rounded to the pool's element type. What nothing was
 /// written to is not a number, so that reading it shows.
@@ -92,12 +95,53 @@ impl ReferencePool {
         op.check_selected();
         let q_width = op.n_heads * op.head_dim;
         let out_width = op.n_heads * self.shape.value_dim();
-        for (rows, table) in sequences(batch) {
+        for (sequence, (rows, table)) in sequences(batch).enumerate() {
+            let entries = op
+                .beside
+                .map(|of| &of.tables[sequence * of.table_len..][..of.table_len]);
+            let tables = (table, entries.unwrap_or_default());
             for i in 0..rows.n_tokens {
                 let q = &q[(rows.first + i) * op.row_width..][..q_width];
                 let out = &mut out[(rows.first + i) * out_width..][..out_width];
                 let at = (rows.first + i, rows.start + i);
-                self.attend_row(op, q, &rows, at, table, out);
+                self.attend_row(op, q, &rows, at, tables, out);
+            }
+        }
+    }
+
+    pub(super) fn compress(
+        &self,
+        op: &Compression<'_, Reference>,
+        batch: &Batch<'_, Reference>,
+        (entries, entries_index): (&[Rows], &[u32]),
+        out: &mut [f32],
+    ) {
+        assert_eq!(
+            self.width(),
+            op.features(),
+            "features as wide as the pool's"
+        );
+        assert_told(entries, entries_index);
+        let bias = op.bias.decoded();
+        for ((_, table), of) in sequences(batch).zip(entries) {
+            for i in 0..of.n_tokens {
+                let out = &mut out[(of.first + i) * op.width..][..op.width];
+                for (d, out) in out.iter_mut().enumerate() {
+                    let places = op.places(of.start + i);
+                    let values = places.map(|(position, place, series)| {
+                        let at = self.element(table, position) + series + d;
+                        let gate = f64::from(self.values[at]);
+                        let bias = f64::from(bias.row(place)[series + d]);
+                        (gate + bias, f64::from(self.keys[at]))
+                    });
+                    let gates = values.clone().map(|(gate, _)| gate);
+                    let most = gates.fold(f64::NEG_INFINITY, f64::max);
+                    let weighed = values.map(|(gate, feature)| ((gate - most).exp(), feature));
+                    let sums = weighed.fold((0.0, 0.0), |(total, sum), (weight, feature)| {
+                        (total + weight, sum + weight * feature)
+                    });
+                    *out = (sums.1 / sums.0) as f32;
+                }
             }
         }
     }
@@ -113,7 +157,7 @@ impl ReferencePool {
         let (scale, weight_scale) = (f64::from(op.scale), f64::from(op.weight_scale));
         for (rows, table) in sequences(batch) {
             for i in 0..rows.n_tokens {
-                let (row, n) = (rows.first + i, rows.start + i + 1);
+                let (row, n) = (rows.first + i, op.n_keys(rows.start + i));
                 let q = &q[row * op.q_width()..][..op.q_width()];
                 let weights = &weights[row * op.n_heads..][..op.n_heads];
                 let score = |p: usize| {
@@ -144,7 +188,7 @@ impl ReferencePool {
         q: &[f32],
         rows: &Rows,
         (row, position): (usize, usize),
-        table: &[u32],
+        (table, entries): (&[u32], &[u32]),
         out: &mut [f32],
     ) {
         let shown = match op.mask {
@@ -160,32 +204,41 @@ impl ReferencePool {
             rows.n_positions,
             table.len()
         );
-        let is_selected = |&p: &usize| {
+        let is_selected = |of: Option<Selected<'_, Reference>>, p: usize| {
             let (word, bit) = Selection::bit(p);
-            let of_row = |row_words| row * row_words + word;
-            op.selected
-                .is_none_or(|of| of.bits[of_row(of.row_words)].to_bits() & bit != 0)
+            of.is_none_or(|of| of.bits[row * of.row_words + word].to_bits() & bit != 0)
         };
-        let shown: Vec<usize> = shown.filter(is_selected).collect();
+        let shown = shown.filter(|&p| is_selected(op.selected, p));
+        let own = shown.map(|p| (self, Some(p), self.element(table, p)));
+        let ended = op.beside.map_or(0, |of| (position + 1) / of.rate);
+        let beside = op.beside.into_iter().flat_map(|of| {
+            let entry = move |e: usize| (of.pool, None, of.pool.element(entries, e));
+            (0..ended)
+                .filter(move |&e| is_selected(of.selected, e))
+                .map(entry)
+        });
+        // Where each key lies, and the position of those that are positions'.
+        let shown: Vec<(&Self, Option<usize>, usize)> = own.chain(beside).collect();
         let (group, dim) = (op.n_heads / op.n_kv_heads, op.head_dim);
         let sinks = op.sinks.map(|sinks| sinks.decoded());
         let heads = q.chunks_exact(dim);
         let heads = heads.zip(out.chunks_exact_mut(self.shape.value_dim()));
-        let all_values = match self.shape.values {
-            KvValues::Own => &self.values,
-            KvValues::OfKeys(_) => &self.keys,
+        let values_of = |pool: &'_ Self, at: usize| match pool.shape.values {
+            KvValues::Own => pool.values[at],
+            KvValues::OfKeys(_) => pool.keys[at],
         };
         for (head, (q, out)) in heads.enumerate() {
-            let at = |p: usize| self.element(table, p) + head / group * dim;
-            let score = |p: usize| {
-                let product = dot(q, &self.keys[at(p)..][..dim]) * f64::from(op.scale);
+            let of_head = head / group * dim;
+            let score = |&(pool, p, at): &(&Self, Option<usize>, usize)| {
+                let product = dot(q, &pool.keys[at + of_head..][..dim]) * f64::from(op.scale);
                 let capped = op
                     .soft_cap
                     .map(f64::from)
                     .map_or(product, |cap| cap * (product / cap).tanh());
-                capped + op.bias.map_or(0.0, |bias| biased(&bias, head, p, position))
+                let bias = op.bias.zip(p);
+                capped + bias.map_or(0.0, |(bias, p)| biased(&bias, head, p, position))
             };
-            let scores: Vec<f64> = shown.iter().copied().map(score).collect();
+            let scores: Vec<f64> = shown.iter().map(score).collect();
             let sink = sinks.as_ref().map(|sinks| f64::from(sinks.values[head]));
             let max = scores
                 .iter()
@@ -196,7 +249,8 @@ impl ReferencePool {
             let of_sink = sink.map_or(0.0, |sink| (sink - max).exp());
             let total: f64 = weights.iter().sum::<f64>() + of_sink;
             for (d, out) in out.iter_mut().enumerate() {
-                let values = shown.iter().map(|&p| f64::from(all_values[at(p) + d]));
+                let value = |&(pool, _, at): &(&Self, _, usize)| values_of(pool, at + of_head + d);
+                let values = shown.iter().map(|key| f64::from(value(key)));
                 let sum: f64 = weights.iter().zip(values).map(|(w, v)| w * v).sum();
                 *out = (sum / total) as f32;
             }

@@ -2,7 +2,7 @@
 
 use llm_tensor::{Bytes, GroupRank, Scoring, Weighting};
 
-use super::scalar::sigmoid;
+use super::scalar::{sigmoid, softplus};
 use crate::{Allocation, Routing};
 
 /// Experts of each row, `[n_tokens, n_active]`, and the weights of their results.
@@ -34,7 +34,7 @@ impl ReferenceRoutes {
     pub(super) fn choose(
         &mut self,
         op: &Routing,
-        [correction, scales]: [Option<&[f32]>; 2],
+        [correction, scales, given]: [Option<&[f32]>; 3],
         scores: &[f32],
         n_tokens: usize,
     ) {
@@ -43,17 +43,27 @@ impl ReferenceRoutes {
         let rows = scores.chunks_exact(op.n_experts).take(n_tokens);
         let chosen = self.experts.chunks_exact_mut(op.n_active);
         let weights = self.weights.chunks_exact_mut(op.n_active);
-        for ((scores, chosen), weights) in rows.zip(chosen).zip(weights) {
+        for (row, ((scores, chosen), weights)) in rows.zip(chosen).zip(weights).enumerate() {
             let probabilities = match op.scoring {
                 Scoring::Softmax => softmax(scores),
                 Scoring::Sigmoid => scores
                     .iter()
                     .map(|&score| sigmoid(f64::from(score)))
                     .collect(),
+                Scoring::SqrtSoftplus => scores
+                    .iter()
+                    .map(|&score| softplus(f64::from(score)).sqrt())
+                    .collect(),
                 Scoring::Plain => scores.iter().map(|&score| f64::from(score)).collect(),
             };
             let ranks = ranks(op, correction, &probabilities);
-            let order = falling(&ranks);
+            let order = match given {
+                None => falling(&ranks),
+                Some(given) => {
+                    let given = &given[row * op.n_active..][..op.n_active];
+                    given.iter().map(|&expert| expert as usize).collect()
+                }
+            };
             let active = &order[..op.n_active];
             let are_numbers = ranks.iter().all(|rank| !rank.is_nan());
             let of_chosen = active.iter().map(|&expert| probabilities[expert]);

@@ -61,7 +61,7 @@ pub(super) fn clamped(gate: &ClampedGate, g: f64, u: f64) -> f64 {
     let limit = f64::from(gate.limit);
     let g = if g > limit { limit } else { g };
     let u = u.clamp(-limit, limit);
-    g / (1.0 + (-f64::from(gate.alpha) * g).exp()) * (u + 1.0)
+    g / (1.0 + (-f64::from(gate.alpha) * g).exp()) * (u + f64::from(gate.added))
 }
 
 /// Φ(x), the normal distribution's cumulative function, to about 1e-15.

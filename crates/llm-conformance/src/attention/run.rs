@@ -188,6 +188,7 @@ impl<'a, B: Backend> Run<'a, B> {
             }),
             sinks: sinks.as_ref(),
             selected: None,
+            beside: None,
         };
         let (rows_index, tables) = self.told(&rows, tokens);
         let batch = Batch {

@@ -4,16 +4,19 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use llm_backend::{
-    Attention, Backend, Batch, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
-    HeadNorm, HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias,
-    Result, Rotary, RouterVectors, Routing, Rows, Run, Selected, Selection, ShortConv, StateBatch,
-    StateSpace, StreamMix, StreamSum, Streams, Xielu,
+    Attention, Backend, Batch, Compression, CutOff, DeltaRule, Expert, ExpertBuffers, Groups,
+    HeadGates, HeadNorm, HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Queue,
+    RelativeBias, Result, Rotary, RouterVectors, Routing, Rows, Run, Selected, Selection,
+    ShortConv, StateBatch, StateSpace, StreamMix, StreamSum, StreamWeights, Streams, Xielu,
 };
-use llm_tensor::{Activation, ClampedGate, Norm};
+use llm_tensor::{Activation, ClampedGate};
 
 use super::Deferred;
 use super::memory::Shared;
-use super::recorded::{RecordedConv, RecordedDelta, RecordedSpace, RecordedStates};
+use super::recorded::{
+    LockedBeside, RecordedBatch, RecordedBeside, RecordedConv, RecordedDelta, RecordedNorm,
+    RecordedPart, RecordedSpace, RecordedStates,
+};
 use super::schedule::{DeferredEvent, Schedule, lock};
 
 /// Work that waits until somebody does.
@@ -287,7 +290,9 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
             bias,
             sinks,
             selected,
+            beside,
         } = *op;
+        let beside = beside.map(|of| RecordedBeside::of(&of));
         let selected = selected.map(|of| (of.bits.handle(), of.row_words));
         let sinks = sinks.cloned();
         let bias = bias.map(|bias| (bias.table.handle(), bias.row, bias.zero));
@@ -298,6 +303,7 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
             let bias = table.as_deref().zip(bias.as_ref());
             let bits = selected.as_ref().map(|(bits, _)| lock(bits));
             let bits = bits.as_deref().zip(selected.as_ref());
+            let locked = beside.as_ref().map(RecordedBeside::lock);
             let op = Attention {
                 n_heads,
                 n_kv_heads,
@@ -309,6 +315,7 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
                 bias: bias.map(|(table, &(_, row, zero))| RelativeBias { table, row, zero }),
                 sinks: sinks.as_deref(),
                 selected: bits.map(|(bits, &(_, row_words))| Selected { bits, row_words }),
+                beside: locked.as_ref().map(LockedBeside::op),
             };
             batch
                 .with(|batch| queue.attention(&op, &lock(&q), batch, &lock(&pool), &mut lock(&out)))
@@ -329,6 +336,37 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
             batch.with(|batch| {
                 let inputs = (&*lock(&q), &*lock(&weights));
                 queue.select(&op, inputs, batch, &lock(&pool), &mut lock(&bits))
+            })
+        })
+    }
+
+    fn compress(
+        &mut self,
+        op: &Compression<'_, Deferred<B>>,
+        batch: &Batch<'_, Deferred<B>>,
+        pool: &Shared<B::KvPool>,
+        (entries, entries_index): (&[Rows], &Shared<B::Index>),
+        out: &mut Shared<B::Buffer>,
+    ) -> Result<()> {
+        let Compression {
+            rate,
+            width,
+            overlaps,
+            bias,
+        } = *op;
+        let (bias, entries, entries_index) =
+            (Arc::clone(bias), entries.to_vec(), entries_index.handle());
+        let (pool, out, batch) = (pool.handle(), out.handle(), RecordedBatch::of(batch));
+        self.put(move |queue| {
+            let op = Compression {
+                rate,
+                width,
+                overlaps,
+                bias: &*bias,
+            };
+            batch.with(|batch| {
+                let entries = (&entries[..], &*lock(&entries_index));
+                queue.compress(&op, batch, &lock(&pool), entries, &mut lock(&out))
             })
         })
     }
@@ -458,6 +496,37 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
     ) -> Result<()> {
         let (by, x) = (by.clone(), x.handle());
         self.put(move |queue| queue.scale_by(&by, &mut lock(&x), width, n_tokens))
+    }
+
+    fn weigh_streams(
+        &mut self,
+        op: &StreamWeights<'_, Deferred<B>>,
+        s: &Shared<B::Buffer>,
+        weights: &mut Shared<B::Buffer>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (scale, base) = (Arc::clone(op.scale), Arc::clone(op.base));
+        let StreamWeights {
+            streams,
+            norm_eps,
+            eps,
+            n_rounds,
+            only_read,
+            ..
+        } = *op;
+        let (s, weights) = (s.handle(), weights.handle());
+        self.put(move |queue| {
+            let op = StreamWeights {
+                streams,
+                norm_eps,
+                scale: &*scale,
+                base: &*base,
+                eps,
+                n_rounds,
+                only_read,
+            };
+            queue.weigh_streams(&op, &lock(&s), &mut lock(&weights), n_tokens)
+        })
     }
 
     fn mix_streams(
@@ -632,10 +701,13 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
     ) -> Result<()> {
         let (op, scores, routes) = (*op, scores.handle(), routes.handle());
         let (correction, scales) = (vectors.correction.cloned(), vectors.scales.cloned());
+        let chosen = vectors.chosen.map(|chosen| chosen.handle());
         self.put(move |queue| {
+            let chosen = chosen.as_ref().map(|chosen| lock(chosen));
             let vectors = RouterVectors {
                 correction: correction.as_deref(),
                 scales: scales.as_deref(),
+                chosen: chosen.as_deref(),
             };
             queue.route(&op, vectors, &lock(&scores), &mut lock(&routes), n_tokens)
         })
@@ -715,84 +787,6 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         let (routes, y, x) = (routes.handle(), y.handle(), x.handle());
         self.put(move |queue| {
             queue.scatter_routed(&lock(&routes), expert, &lock(&y), width, &mut lock(&x))
-        })
-    }
-}
-
-struct RecordedPart<B: Backend> {
-    weight: Arc<B::Weight>,
-    bias: Option<Arc<B::Weight>>,
-}
-
-impl<B: Backend> RecordedPart<B> {
-    fn of(part: &LinearPart<'_, Deferred<B>>) -> Self {
-        RecordedPart {
-            weight: Arc::clone(part.weight),
-            bias: part.bias.cloned(),
-        }
-    }
-
-    fn part(&self) -> LinearPart<'_, B> {
-        LinearPart {
-            weight: &self.weight,
-            bias: self.bias.as_deref(),
-        }
-    }
-}
-
-struct RecordedNorm<B: Backend> {
-    norm: Norm,
-    eps: f32,
-    gain_offset: f32,
-    gain: Arc<B::Weight>,
-    bias: Option<Arc<B::Weight>>,
-}
-
-impl<B: Backend> RecordedNorm<B> {
-    fn of(op: &NormOp<'_, Deferred<B>>) -> Self {
-        RecordedNorm {
-            norm: op.norm,
-            eps: op.eps,
-            gain_offset: op.gain_offset,
-            gain: Arc::clone(op.gain),
-            bias: op.bias.cloned(),
-        }
-    }
-
-    fn op(&self) -> NormOp<'_, B> {
-        NormOp {
-            norm: self.norm,
-            eps: self.eps,
-            gain_offset: self.gain_offset,
-            gain: &self.gain,
-            bias: self.bias.as_deref(),
-        }
-    }
-}
-
-struct RecordedBatch<B: Backend> {
-    rows: Vec<Rows>,
-    rows_index: Arc<Mutex<B::Index>>,
-    tables: Arc<Mutex<B::Index>>,
-    table_len: usize,
-}
-
-impl<B: Backend> RecordedBatch<B> {
-    fn of(batch: &Batch<'_, Deferred<B>>) -> Self {
-        RecordedBatch {
-            rows: batch.rows.to_vec(),
-            rows_index: batch.rows_index.handle(),
-            tables: batch.tables.handle(),
-            table_len: batch.table_len,
-        }
-    }
-
-    fn with<R>(&self, call: impl FnOnce(&Batch<'_, B>) -> R) -> R {
-        call(&Batch {
-            rows: &self.rows,
-            rows_index: &lock(&self.rows_index),
-            tables: &lock(&self.tables),
-            table_len: self.table_len,
         })
     }
 }

@@ -1,11 +1,12 @@
-//! What operations on states refer to, as it is recorded.
+//! What operations refer to, as it is recorded.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use llm_backend::{
-    Backend, ConvRows, Decays, DeltaGates, DeltaRule, Rows, ShortConv, StateBatch, StateSpace,
-    Steps,
+    Backend, Batch, Beside, ConvRows, Decays, DeltaGates, DeltaRule, LinearPart, NormOp, Rows,
+    Selected, ShortConv, StateBatch, StateSpace, Steps,
 };
+use llm_tensor::Norm;
 
 use super::Deferred;
 use super::schedule::lock;
@@ -138,5 +139,138 @@ impl<B: Backend> RecordedSpace<B> {
             skip,
             steps: self.steps,
         }
+    }
+}
+
+pub(super) struct RecordedBeside<B: Backend> {
+    pool: Arc<Mutex<B::KvPool>>,
+    tables: Arc<Mutex<B::Index>>,
+    table_len: usize,
+    rate: usize,
+    selected: Option<(Arc<Mutex<B::Buffer>>, usize)>,
+}
+
+/// The same while it is used.
+pub(super) struct LockedBeside<'a, B: Backend> {
+    pool: MutexGuard<'a, B::KvPool>,
+    tables: MutexGuard<'a, B::Index>,
+    table_len: usize,
+    rate: usize,
+    selected: Option<(MutexGuard<'a, B::Buffer>, usize)>,
+}
+
+impl<B: Backend> RecordedBeside<B> {
+    pub(super) fn of(beside: &Beside<'_, Deferred<B>>) -> Self {
+        RecordedBeside {
+            pool: beside.pool.handle(),
+            tables: beside.tables.handle(),
+            table_len: beside.table_len,
+            rate: beside.rate,
+            selected: beside.selected.map(|of| (of.bits.handle(), of.row_words)),
+        }
+    }
+
+    pub(super) fn lock(&self) -> LockedBeside<'_, B> {
+        LockedBeside {
+            pool: lock(&self.pool),
+            tables: lock(&self.tables),
+            table_len: self.table_len,
+            rate: self.rate,
+            selected: (self.selected.as_ref()).map(|(bits, row_words)| (lock(bits), *row_words)),
+        }
+    }
+}
+
+impl<B: Backend> LockedBeside<'_, B> {
+    pub(super) fn op(&self) -> Beside<'_, B> {
+        let selected = self.selected.as_ref();
+        Beside {
+            pool: &self.pool,
+            tables: &self.tables,
+            table_len: self.table_len,
+            rate: self.rate,
+            selected: selected.map(|(bits, row_words)| Selected {
+                bits: &**bits,
+                row_words: *row_words,
+            }),
+        }
+    }
+}
+
+pub(super) struct RecordedPart<B: Backend> {
+    weight: Arc<B::Weight>,
+    bias: Option<Arc<B::Weight>>,
+}
+
+impl<B: Backend> RecordedPart<B> {
+    pub(super) fn of(part: &LinearPart<'_, Deferred<B>>) -> Self {
+        RecordedPart {
+            weight: Arc::clone(part.weight),
+            bias: part.bias.cloned(),
+        }
+    }
+
+    pub(super) fn part(&self) -> LinearPart<'_, B> {
+        LinearPart {
+            weight: &self.weight,
+            bias: self.bias.as_deref(),
+        }
+    }
+}
+
+pub(super) struct RecordedNorm<B: Backend> {
+    norm: Norm,
+    eps: f32,
+    gain_offset: f32,
+    gain: Arc<B::Weight>,
+    bias: Option<Arc<B::Weight>>,
+}
+
+impl<B: Backend> RecordedNorm<B> {
+    pub(super) fn of(op: &NormOp<'_, Deferred<B>>) -> Self {
+        RecordedNorm {
+            norm: op.norm,
+            eps: op.eps,
+            gain_offset: op.gain_offset,
+            gain: Arc::clone(op.gain),
+            bias: op.bias.cloned(),
+        }
+    }
+
+    pub(super) fn op(&self) -> NormOp<'_, B> {
+        NormOp {
+            norm: self.norm,
+            eps: self.eps,
+            gain_offset: self.gain_offset,
+            gain: &self.gain,
+            bias: self.bias.as_deref(),
+        }
+    }
+}
+
+pub(super) struct RecordedBatch<B: Backend> {
+    rows: Vec<Rows>,
+    rows_index: Arc<Mutex<B::Index>>,
+    tables: Arc<Mutex<B::Index>>,
+    table_len: usize,
+}
+
+impl<B: Backend> RecordedBatch<B> {
+    pub(super) fn of(batch: &Batch<'_, Deferred<B>>) -> Self {
+        RecordedBatch {
+            rows: batch.rows.to_vec(),
+            rows_index: batch.rows_index.handle(),
+            tables: batch.tables.handle(),
+            table_len: batch.table_len,
+        }
+    }
+
+    pub(super) fn with<R>(&self, call: impl FnOnce(&Batch<'_, B>) -> R) -> R {
+        call(&Batch {
+            rows: &self.rows,
+            rows_index: &lock(&self.rows_index),
+            tables: &lock(&self.tables),
+            table_len: self.table_len,
+        })
     }
 }

@@ -233,6 +233,7 @@ fn clamped(order: GateOrder) -> ClampedGate {
     ClampedGate {
         alpha: 1.702,
         limit: 2.0,
+        added: 1.0,
         order,
     }
 }

@@ -10,8 +10,8 @@ use half::{bf16, f16};
 use llm_backend::Output;
 use llm_tensor::KvValues;
 
-use super::Queries;
 use super::scores::{add_bias, bound, hide, hide_others, soften};
+use super::{Keys, Queries};
 use crate::dense::DenseView;
 use crate::gemm::transpose_rows;
 use crate::kv_pool::KvView;
@@ -22,12 +22,13 @@ use crate::tile::{Elements, Product, Run};
 /// Some queries of one key head against some positions.
 pub(super) struct Attend<'a> {
     pub(super) queries: Queries<'a>,
-    pub(super) cache: KvView<'a>,
+    /// Of positions, and of entries.
+    pub(super) caches: (KvView<'a>, Option<KvView<'a>>),
     pub(super) kv_head: usize,
     /// Query `i` is that of token `i / group` and of the group's head `i % group`; at most [`QUERIES`].
     pub(super) range: Range<usize>,
-    /// Those that the queries see among these, from a whole panel on.
-    pub(super) positions: Range<usize>,
+    /// Those that the queries see among these positions, and these entries, from a whole panel on.
+    pub(super) among: [Range<usize>; 2],
     /// Scores beside those of the positions, `[n_heads]`.
     pub(super) sinks: Option<DenseView<'a>>,
     /// This thread's, [`scratch_len`] long.
@@ -67,7 +68,7 @@ pub(crate) const fn partial_len(head_dim: usize) -> usize {
 impl Kernel for Attend<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.cache.element() {
+        match self.caches.0.element() {
             ElementType::F32 => self.all::<S, f32>(simd),
             ElementType::F16 => self.all::<S, f16>(simd),
             ElementType::Bf16 => self.all::<S, bf16>(simd),
@@ -80,10 +81,8 @@ impl Attend<'_> {
     fn all<S: Simd, E: Element>(self, simd: S) {
         let panel = S::LANES * S::TILE_VECTORS;
         let op = self.queries.op;
-        let (head_dim, value_dim) = (op.head_dim, self.cache.shape().value_dim());
+        let (head_dim, value_dim) = (op.head_dim, self.caches.0.shape().value_dim());
         let n = self.range.len();
-        assert!(n <= QUERIES && self.positions.start.is_multiple_of(panel));
-        assert!(self.cache.panel() == panel && self.cache.shape().head_dim == head_dim);
         let (queries, rest) = self.scratch.split_at_mut(QUERIES * head_dim);
         let (sums, rest) = rest.split_at_mut(QUERIES * value_dim);
         let (scores, rest) = rest.split_at_mut(QUERIES * KEYS);
@@ -112,77 +111,89 @@ impl Attend<'_> {
             }
         }
 
-        let seen = |i: usize| self.queries.seen(place(i).0);
-        let tokens = place(0).0..place(n - 1).0 + 1;
-        let start = seen(0).start.max(self.positions.start);
-        let end = seen(n - 1).end.min(self.positions.end);
-        for first in (start - start % panel..end).step_by(KEYS) {
-            let n_keys = KEYS.min(end - first);
-            // Where nothing is seen, scores are hidden, and weights zero.
-            let is_seen = |positions| self.queries.select_any(tokens.clone(), positions);
-            if !is_seen(first..first + n_keys) {
+        let own = (Keys::OfPositions, Some(&self.caches.0));
+        let beside = (Keys::OfEntries, self.caches.1.as_ref());
+        for ((keys_of, cache), among) in [own, beside].into_iter().zip(&self.among) {
+            let Some(cache) = cache else {
                 continue;
-            }
-            for offset in (0..n_keys).step_by(panel) {
-                if !is_seen(first + offset..first + (offset + panel).min(n_keys)) {
+            };
+            assert!(n <= QUERIES && among.start.is_multiple_of(panel));
+            assert!(cache.panel() == panel && cache.shape().head_dim == head_dim);
+            let seen = |i: usize| self.queries.seen(keys_of, place(i).0);
+            let start = seen(0).start.max(among.start);
+            let end = seen(n - 1).end.min(among.end);
+            let tokens = place(0).0..place(n - 1).0 + 1;
+            for first in (start - start % panel..end).step_by(KEYS) {
+                let n_keys = KEYS.min(end - first);
+                // Where nothing is seen, scores are hidden, and weights zero.
+                let is_seen =
+                    |positions| self.queries.select_any(keys_of, tokens.clone(), positions);
+                if !is_seen(first..first + n_keys) {
                     continue;
                 }
-                let keys = [Run {
-                    start: self.cache.keys(self.kv_head, first + offset),
-                    n_rows: head_dim,
-                }];
-                let product = Product {
-                    a: queries.as_ptr(),
-                    a_stride: head_dim,
-                    b: &keys,
-                    b_stride: panel,
-                    c: scores[offset..].as_mut_ptr(),
-                    c_stride: KEYS,
-                    bias: None,
-                    output: Output::Write,
-                    rows: n,
-                    columns: panel,
-                    factors: Elements::<E>::NEW,
-                };
-                // SAFETY: whole panels of keys lie within the cache; so does the panel within a row of scores, as
-                // `KEYS` is a multiple of any panel.
-                unsafe { product.compute(simd) };
-            }
-            if let Some(cap) = op.soft_cap {
-                for scores in scores.chunks_exact_mut(KEYS).take(n) {
-                    bound(simd, &mut scores[..n_keys], cap);
+                for offset in (0..n_keys).step_by(panel) {
+                    if !is_seen(first + offset..first + (offset + panel).min(n_keys)) {
+                        continue;
+                    }
+                    let keys = [Run {
+                        start: cache.keys(self.kv_head, first + offset),
+                        n_rows: head_dim,
+                    }];
+                    let product = Product {
+                        a: queries.as_ptr(),
+                        a_stride: head_dim,
+                        b: &keys,
+                        b_stride: panel,
+                        c: scores[offset..].as_mut_ptr(),
+                        c_stride: KEYS,
+                        bias: None,
+                        output: Output::Write,
+                        rows: n,
+                        columns: panel,
+                        factors: Elements::<E>::NEW,
+                    };
+                    // SAFETY: whole panels of keys lie within the cache; so does the panel within a row of scores, as
+                    // `KEYS` is a multiple of any panel.
+                    unsafe { product.compute(simd) };
                 }
-            }
-            if let Some(bias) = &op.bias {
+                if let Some(cap) = op.soft_cap {
+                    for scores in scores.chunks_exact_mut(KEYS).take(n) {
+                        bound(simd, &mut scores[..n_keys], cap);
+                    }
+                }
+                if let Some(bias) = op.bias.as_ref().filter(|_| keys_of == Keys::OfPositions) {
+                    for (i, scores) in scores.chunks_exact_mut(KEYS).take(n).enumerate() {
+                        let (token, head) = place(i);
+                        let row = &bias.table.as_slice()[head * bias.row..][..bias.row];
+                        let query = self.queries.position + token;
+                        let element = (bias.zero + first) as isize - query as isize;
+                        add_bias(simd, &mut scores[..n_keys], row, element);
+                    }
+                }
                 for (i, scores) in scores.chunks_exact_mut(KEYS).take(n).enumerate() {
-                    let (token, head) = place(i);
-                    let row = &bias.table.as_slice()[head * bias.row..][..bias.row];
-                    let query = self.queries.position + token;
-                    let element = (bias.zero + first) as isize - query as isize;
-                    add_bias(simd, &mut scores[..n_keys], row, element);
+                    let seen = seen(i);
+                    let within = |position: usize| position.saturating_sub(first).min(n_keys);
+                    let scores = &mut scores[..n_keys.next_multiple_of(S::LANES)];
+                    hide(scores, within(seen.start)..within(seen.end));
+                    if let Some(bits) = self.queries.selected(keys_of, place(i).0) {
+                        hide_others(&mut scores[..n_keys], bits, first);
+                    }
+                    let rescale = soften(simd, scores, &mut maxima[i], &mut totals[i]);
+                    let sums = &mut sums[i * value_dim..][..value_dim];
+                    for at in (0..value_dim).step_by(S::LANES) {
+                        let scaled = simd.mul(simd.get(sums, at), simd.splat(rescale));
+                        simd.put(sums, at, scaled);
+                    }
                 }
-            }
-            for (i, scores) in scores.chunks_exact_mut(KEYS).take(n).enumerate() {
-                let seen = seen(i);
-                let within = |position: usize| position.saturating_sub(first).min(n_keys);
-                let scores = &mut scores[..n_keys.next_multiple_of(S::LANES)];
-                hide(scores, within(seen.start)..within(seen.end));
-                if let Some(bits) = self.queries.selected(place(i).0) {
-                    hide_others(&mut scores[..n_keys], bits, first);
+                // Values that no query sees are not even multiplied by zero, for they need not be numbers.
+                let seen = first.max(start)..first + n_keys;
+                let of = (cache, self.kv_head);
+                match cache.shape().values {
+                    KvValues::Own => add_values::<S, E>(simd, of, seen, (scores, n), sums),
+                    KvValues::OfKeys(_) => {
+                        add_keys::<S, E>(simd, of, seen, is_seen, (scores, n), sums)
+                    }
                 }
-                let rescale = soften(simd, scores, &mut maxima[i], &mut totals[i]);
-                let sums = &mut sums[i * value_dim..][..value_dim];
-                for at in (0..value_dim).step_by(S::LANES) {
-                    let scaled = simd.mul(simd.get(sums, at), simd.splat(rescale));
-                    simd.put(sums, at, scaled);
-                }
-            }
-            // Values that no query sees are not even multiplied by zero, for they need not be numbers.
-            let seen = first.max(start)..first + n_keys;
-            let of = (&self.cache, self.kv_head);
-            match self.cache.shape().values {
-                KvValues::Own => add_values::<S, E>(simd, of, seen, (scores, n), sums),
-                KvValues::OfKeys(_) => add_keys::<S, E>(simd, of, seen, is_seen, (scores, n), sums),
             }
         }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use llm_quant::code_factor;
 
 use crate::Cpu;
-use crate::share::Rows;
+use crate::share::{MIN_ELEMENTS, Rows};
 use crate::simd::{Kernel, MAX_LANES, Simd};
 
 /// Destination of quantized activations.
@@ -236,5 +236,3 @@ fn magnitude<S: Simd>(simd: S, x: S::F32) -> S::F32 {
 const MAX_F16: f32 = 65504.0;
 /// Activations that are looked at together for outliers.
 const CHUNK: usize = 128;
-/// Activations below which a thread is not worth a fork.
-const MIN_ELEMENTS: usize = if cfg!(miri) { 1 } else { 1 << 13 };

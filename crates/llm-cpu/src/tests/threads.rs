@@ -112,6 +112,7 @@ fn attended(n_threads: usize) -> Vec<f32> {
         bias: None,
         sinks: None,
         selected: None,
+        beside: None,
     };
     let mut out = cpu.alloc(6 * q_width).unwrap();
     queue.attention(&op, &x, &next, &pool, &mut out).unwrap();

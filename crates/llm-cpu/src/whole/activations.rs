@@ -4,7 +4,7 @@ use llm_quant::{ACTIVATION_BLOCK, block_scale};
 
 use crate::Cpu;
 use crate::digits::Digits;
-use crate::share::Rows;
+use crate::share::{MIN_ELEMENTS, Rows};
 use crate::simd::{Kernel, MAX_LANES, Simd};
 
 /// Destination of activations' codes.
@@ -250,5 +250,3 @@ const LARGEST: f32 = 8_323_072.0;
 /// What codes of 24 bits are below.
 const HALF_RANGE: f32 = 8_388_608.0;
 const _: () = assert!(ACTIVATION_BLOCK.is_multiple_of(MAX_LANES));
-/// Activations below which a thread is not worth a fork.
-const MIN_ELEMENTS: usize = if cfg!(miri) { 1 } else { 1 << 13 };

@@ -38,6 +38,9 @@ pub(super) fn clamped(
     out: &mut Buffer,
     (width, n, bounds): (usize, usize, Option<Span<'_>>),
 ) -> Result<()> {
+    if gate.added != 1.0 {
+        return Err(queue.no_kernel("gate clamped features so"));
+    }
     let launch = queue.launch(kernel!("gate_clamped"));
     let launch = launch.pointer(gate_up.first(2 * width * n));
     let launch = launch.pointer_or_null(bounds.map(|bounds| bounds.holding(8)));

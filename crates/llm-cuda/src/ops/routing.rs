@@ -27,7 +27,14 @@ pub(super) fn route(
         "{op:?} of {n_tokens} rows in room for {layout:?}"
     );
     routes.n_tokens = n_tokens;
-    let RouterVectors { correction, scales } = vectors;
+    let RouterVectors {
+        correction,
+        scales,
+        chosen,
+    } = vectors;
+    if chosen.is_some() || op.scoring == Scoring::SqrtSoftplus {
+        return Err(queue.no_kernel("choose experts so"));
+    }
     for of_experts in [correction, scales].into_iter().flatten() {
         assert_eq!(of_experts.cols(), op.n_experts, "an element for each");
     }
@@ -100,6 +107,7 @@ impl Words {
                 Scoring::Softmax => 0,
                 Scoring::Sigmoid => 1,
                 Scoring::Plain => 2,
+                Scoring::SqrtSoftplus => 3,
             },
             n_groups: n_groups as u32,
             n_active_groups: n_active_groups as u32,

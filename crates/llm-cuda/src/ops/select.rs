@@ -17,6 +17,9 @@ pub(super) fn select(
     pool: &KvPool,
     bits: &mut Buffer,
 ) -> Result<()> {
+    if op.rate != 1 {
+        return Err(queue.no_kernel("select entries"));
+    }
     assert_eq!(
         (pool.shape.n_kv_heads, pool.shape.head_dim, pool.n_planes()),
         (1, op.head_dim, 1),

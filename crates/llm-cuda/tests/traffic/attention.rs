@@ -116,6 +116,7 @@ impl Case {
                 bias: None,
                 sinks: None,
                 selected: None,
+                beside: None,
             };
             let mut out = bench.buffer(n_sequences * n * n_heads * head_dim);
             let n_seen = window.map_or(end, |window| end.min(window + n - 1));

@@ -85,6 +85,7 @@ fn only_chosen_experts_are_read() {
                     true => Gate::Clamped(ClampedGate {
                         alpha: 1.702,
                         limit: 7.0,
+                        added: 1.0,
                         order: GateOrder::Pairs,
                     }),
                 };

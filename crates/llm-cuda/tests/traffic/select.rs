@@ -20,6 +20,7 @@ fn keys_are_read_once_for_all_heads() {
                 head_dim: 128,
                 scale: 0.25,
                 weight_scale: 0.5,
+                rate: 1,
                 n_selected: 200,
                 row_words: Selection::words(CONTEXT),
             };

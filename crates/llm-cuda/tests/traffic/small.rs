@@ -245,6 +245,7 @@ fn elements_are_read_and_written_once() {
             let gate = ClampedGate {
                 alpha: 1.702,
                 limit: 7.0,
+                added: 1.0,
                 order,
             };
             let what = format!("a clamped gate, {order:?}");

@@ -72,6 +72,7 @@ pub(super) fn select<B: Backend>(
         head_dim: heads.head_dim,
         scale: root(heads.head_dim),
         weight_scale: root(heads.n_heads),
+        rate: 1,
         n_selected: spec.n_selected,
         row_words: selected.row_words,
     };

@@ -59,6 +59,7 @@ pub(super) fn forward<B: Backend>(
         sinks: None,
         // Its own layer's, or that of the last layer that selected some.
         selected: a.selected.as_ref().filter(|_| selects).map(Selecting::of),
+        beside: None,
     };
     let batch = call.sequences.own.batch(kv.group);
     queue.attention(&op, &a.rows.qkv, &batch, &kv.pool, &mut a.rows.grouped)?;
