@@ -7,10 +7,13 @@
 )]
 
 use std::fs;
+use std::sync::Arc;
 
 use llm_arch::{HeadMatrix, Role};
 use llm_backend::Reference;
-use llm_runtime::{BoundModel, Notice, RuntimeError};
+use llm_plan::{Limits, WeightDType};
+use llm_quant::Scalar;
+use llm_runtime::{BoundModel, LoadOptions, Notice, RuntimeError, load};
 use llm_tensor::DType;
 use llm_tests::{Variant, fixture, session};
 
@@ -273,6 +276,59 @@ fn what_the_model_has_no_use_for_is_left_out_with_a_word() {
             (Err(error), _) => panic!("{name}: {error}"),
         };
         assert_eq!(logits(&model), expected, "{name}");
+    }
+}
+
+#[test]
+fn names_of_deepseeks_own_files_are_known() {
+    let saved = Variant::of(&fixture("models/deepseek-v4"));
+    let mut own = saved.clone();
+    for name in saved.tensors.keys() {
+        let name_of = match name.as_str() {
+            "model.embed_tokens.weight" => "embed.weight".to_owned(),
+            other => {
+                let other = other.strip_prefix("model.").unwrap_or(other);
+                let other = other.replace("hc_head.hc_", "hc_head_");
+                other.replace(".attn.norm.", ".attn.kv_norm.")
+            }
+        };
+        own.rename(name, &name_of);
+    }
+    assert!(own.tensors.contains_key("layers.0.attn.kv_norm.weight"));
+    let (saved, own) = (opened(&saved).unwrap(), opened(&own).unwrap());
+    assert!(own.notices().is_empty(), "{:?}", own.notices());
+    assert_eq!(logits(&own), logits(&saved));
+}
+
+#[test]
+fn tables_of_experts_name_experts_that_there_are() {
+    let plain = Variant::of(&fixture("models/deepseek-v4"));
+    let table = "model.layers.1.ffn.gate.tid2eid";
+    // The last would be 0 in 32 bits.
+    for number in [-1_i64, 6, 1 << 32] {
+        let mut model = plain.clone();
+        *model.tensors.get_mut(table).unwrap().1.last_mut().unwrap() = number as f32;
+        let model = opened(&model).unwrap();
+        let options = LoadOptions {
+            dtype: WeightDType::Auto,
+            quant: None,
+            encoder: &Scalar,
+            limits: Limits {
+                n_sequences: 1,
+                context: 8,
+                n_tokens: 8,
+                n_logits: 1,
+            },
+            offload: None,
+        };
+        let device = Arc::new(Reference::default());
+        let error = load(&model, &device, &options, &mut |_| ())
+            .map(|_| ())
+            .unwrap_err();
+        assert!(error.is_users());
+        let told = error.to_string();
+        let expected = format!("`{table}` names expert {number}, and the layer has 6");
+        assert!(told.contains(&expected), "{told}");
     }
 }
 

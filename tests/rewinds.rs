@@ -543,6 +543,7 @@ fn sequences_go_any_way_and_are_what_they_are() {
         "falcon-h1",
         "kimi-linear-groups",
         "deepseek-v32-sparse",
+        "deepseek-v4",
         "faults/phi3-longrope/model",
     ];
     for name in models {

@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 130] = [
+pub const GOLDENS: [&str; 131] = [
     "apertus",
     "apertus-biases",
     "arcee",
@@ -24,6 +24,7 @@ pub const GOLDENS: [&str; 130] = [
     "deepseek-v3-plain",
     "deepseek-v32",
     "deepseek-v32-sparse",
+    "deepseek-v4",
     "ernie4-5",
     "ernie4-5-moe",
     "ernie4-5-moe-biases",
@@ -143,6 +144,11 @@ pub const GOLDENS: [&str; 130] = [
 
 /// Largest error of logits by f32 rounding, accumulated over a few layers.
 pub const GOLDEN_TOLERANCE: f64 = 2e-4;
+
+/// True of a golden model that GPUs compute; for others a plan with one is an error.
+pub fn is_for_gpus(name: &str) -> bool {
+    name != "deepseek-v4"
+}
 
 /// Takes a sequence back to its first `len` positions; `fed` are their tokens, which states of one size are computed of anew.
 ///

@@ -1,7 +1,7 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use llm_checkpoint::{Checkpoint, NewTensor, SafetensorsWriter};
+use llm_checkpoint::{Checkpoint, Encoding, NewTensor, SafetensorsWriter, TensorInfo};
 use llm_tensor::{DType, Shape};
 use serde_json::{Map, Value};
 
@@ -12,6 +12,8 @@ pub struct Variant {
     pub config: Map<String, Value>,
     /// Shapes and elements.
     pub tensors: BTreeMap<String, (Vec<u64>, Vec<f32>)>,
+    /// Tensors that are written as whole numbers.
+    whole: BTreeSet<String>,
 }
 
 impl Variant {
@@ -22,13 +24,39 @@ impl Variant {
     pub fn of(folder: &Path) -> Self {
         let config = std::fs::read(folder.join("config.json")).expect("a configuration");
         let checkpoint = Checkpoint::open(&folder.join("model.safetensors")).expect("a model");
+        let is_whole = |tensor: &TensorInfo| tensor.encoding == Encoding::Plain(DType::I64);
+        let whole = checkpoint.tensors().filter(|tensor| is_whole(tensor));
+        let whole = whole.map(|tensor| tensor.name.clone()).collect();
         let tensors = checkpoint.tensors().map(|tensor| {
-            let elements = crate::tensor(&checkpoint, &tensor.name, DType::F32);
+            let elements = match is_whole(tensor) {
+                false => crate::tensor(&checkpoint, &tensor.name, DType::F32),
+                true => {
+                    let mut numbers = vec![0i64; tensor.shape.n_elements() as usize];
+                    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut numbers);
+                    let n_bytes = bytes.len() as u64;
+                    let read = checkpoint.read_stored_tensor(tensor, 0..n_bytes, bytes);
+                    read.expect("whole numbers");
+                    numbers.into_iter().map(|number| number as f32).collect()
+                }
+            };
             (tensor.name.clone(), (tensor.shape.to_vec(), elements))
         });
         Variant {
             config: serde_json::from_slice(&config).expect("an object"),
             tensors: tensors.collect(),
+            whole,
+        }
+    }
+
+    /// Gives a tensor another name.
+    ///
+    /// # Panics
+    /// When there is none of the first.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        let tensor = self.tensors.remove(from).expect("a tensor of that name");
+        self.tensors.insert(to.to_owned(), tensor);
+        if self.whole.remove(from) {
+            self.whole.insert(to.to_owned());
         }
     }
 
@@ -90,15 +118,25 @@ impl Variant {
         std::fs::write(folder.path().join("config.json"), config).expect("a written file");
         let new = |(name, (shape, _)): (&String, &(Vec<u64>, Vec<f32>))| NewTensor {
             name: name.clone(),
-            dtype: DType::F32,
+            dtype: match self.whole.contains(name) {
+                true => DType::I64,
+                false => DType::F32,
+            },
             shape: Shape::new(shape).expect("a shape"),
         };
         let tensors: Vec<_> = self.tensors.iter().map(new).collect();
         let path = folder.path().join("model.safetensors");
         let mut writer = SafetensorsWriter::create(&path, &tensors, &BTreeMap::new())
             .expect("a file to write to");
-        for (_, elements) in self.tensors.values() {
-            let bytes = bytemuck::cast_slice(elements);
+        for (name, (_, elements)) in &self.tensors {
+            let numbers: Vec<i64> = match self.whole.contains(name) {
+                true => elements.iter().map(|&number| number as i64).collect(),
+                false => Vec::new(),
+            };
+            let bytes: &[u8] = match numbers.is_empty() {
+                true => bytemuck::cast_slice(elements),
+                false => bytemuck::cast_slice(&numbers),
+            };
             writer.write(bytes).expect("written elements");
         }
         writer.finish().expect("a whole file");

@@ -213,7 +213,7 @@ fn prepare_folder(folder: &Path, force: bool) -> Result<()> {
 
 /// Writes the tensors in the order in which they compute; returns the bytes of all.
 fn write_checkpoint(options: &Options, skeleton: &Skeleton, dtype: DType) -> Result<Bytes> {
-    let size = |slot: &Slot| Bytes::new(slot.n_elements() * dtype.size() as u64);
+    let size = |slot: &Slot| Bytes::new(slot.n_elements() * slot.stored_dtype(dtype).size() as u64);
     let shards = shards(&skeleton.slots, options.max_shard_size, size);
     let values = Values::new(options.seed, &skeleton.spec.decoder);
     let mut weight_map = Map::new();
@@ -267,7 +267,7 @@ fn new_tensors(slots: &[Slot], dtype: DType) -> Result<Vec<NewTensor>> {
         let dims: Vec<u64> = slot.stored_shape().iter().map(|&d| d as u64).collect();
         Ok(NewTensor {
             name: slot.name.clone(),
-            dtype,
+            dtype: slot.stored_dtype(dtype),
             shape: Shape::new(&dims)?,
         })
     };

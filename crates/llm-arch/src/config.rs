@@ -315,6 +315,29 @@ impl<'a> Config<'a> {
         })
     }
 
+    /// What the number of each of the first `n` layers stands for, in a list of as many or more; nothing where there is none.
+    pub(crate) fn first_of<T: Copy>(
+        &self,
+        key: &str,
+        n: usize,
+        numbers: &[(u64, T)],
+    ) -> Result<Option<Vec<T>>> {
+        let of = |value: &Value| {
+            let number = value.as_u64()?;
+            let (_, meaning) = numbers.iter().find(|(of, _)| *of == number)?;
+            Some(*meaning)
+        };
+        let all = |value: &Value| list_of(None, of)(value).filter(|list| list.len() >= n);
+        let list = self.read(key, all, || {
+            let numbers: Vec<_> = numbers
+                .iter()
+                .map(|(number, _)| number.to_string())
+                .collect();
+            format!("a list of {n} or more of {}", numbers.join(", "))
+        })?;
+        Ok(list.map(|list| list[..n].to_vec()))
+    }
+
     /// A smallest and a largest number, which may be infinite, as the libraries write that.
     pub(crate) fn limits(&self, key: &str) -> Result<Option<[f64; 2]>> {
         let number = |value: &Value| {

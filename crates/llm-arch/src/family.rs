@@ -8,6 +8,7 @@ mod bloom;
 mod by_kind;
 mod cohere;
 mod deepseek;
+mod deepseek_v4;
 mod dsa;
 mod ernie4_5;
 mod exaone4;
@@ -102,7 +103,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 67] = [
+const FAMILIES: [&Family; 68] = [
     &apertus::FAMILY,
     &arcee::FAMILY,
     &bamba::FAMILY,
@@ -112,6 +113,7 @@ const FAMILIES: [&Family; 67] = [
     &deepseek::V2,
     &deepseek::V3,
     &dsa::DEEPSEEK,
+    &deepseek_v4::FAMILY,
     &ernie4_5::ERNIE4_5,
     &ernie4_5::ERNIE4_5_MOE,
     &exaone4::FAMILY,

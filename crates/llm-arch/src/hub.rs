@@ -172,6 +172,25 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::IndexKNorm
         | Role::IndexKNormBias
         | Role::IndexWeights
+        | Role::EntryFeatures
+        | Role::EntryGates
+        | Role::EntryPlaces
+        | Role::EntryNorm
+        | Role::IndexFeatures
+        | Role::IndexGates
+        | Role::IndexPlaces
+        | Role::IndexNorm
+        | Role::OutGroups
+        | Role::MixerStreams
+        | Role::MixerStreamsBase
+        | Role::MixerStreamsScale
+        | Role::MlpStreams
+        | Role::MlpStreamsBase
+        | Role::MlpStreamsScale
+        | Role::EndStreams
+        | Role::EndStreamsBase
+        | Role::EndStreamsScale
+        | Role::RouterTokens
         | Role::Sinks
         | Role::ConvIn
         | Role::ConvInBias
@@ -249,6 +268,7 @@ fn attention(stack: &StackSpec, unit: Unit) -> &AttentionSpec {
         MixerSpec::Attention(attention) => attention,
         MixerSpec::Hybrid(hybrid) => &hybrid.attention,
         MixerSpec::Latent(_)
+        | MixerSpec::SharedKey(_)
         | MixerSpec::Conv(_)
         | MixerSpec::Delta(_)
         | MixerSpec::StateSpace(_)

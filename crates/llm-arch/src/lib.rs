@@ -18,19 +18,20 @@ pub use family::{UnknownKeys, families, from_config, from_config_with, from_gguf
 pub use hub::HubForm;
 pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{
-    After, AltUpOf, ApartOf, AttentionOf, Before, BlockOf, CollapseOf, CrossOf, DeltaLatentsOf,
-    DeltaOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf, Extents, HeadOf, HybridOf, IndexOf,
-    InputOf, LatentExpertsOf, LatentInputOf, LatentOf, LaurelOf, LinearOf, MixerOf, MlpOf, Module,
-    NormOf, PerLayerOf, Place, ProjectionOf, Role, SharedOf, ShortConvOf, Skeleton, Slot,
-    StackPlace, Stacked, StateSpaceOf, Stored, StreamsEndOf, StreamsOf, SublayerOf, TensorKind,
-    TryMap, Unit, Walk,
+    After, AltUpOf, ApartOf, AttentionOf, Before, BlockOf, CollapseOf, CompressedOf, CrossOf,
+    DeltaLatentsOf, DeltaOf, DenseOf, EmbeddingOf, EntriesOf, EntryIndexOf, ExpertOf, ExpertsOf,
+    Extents, HeadOf, HybridOf, HyperOf, IndexOf, InputOf, LatentExpertsOf, LatentInputOf, LatentOf,
+    LaurelOf, LinearOf, MixerOf, MlpOf, Module, NormOf, PerLayerOf, Place, ProjectionOf, Role,
+    SharedKeyOf, SharedOf, ShortConvOf, Skeleton, Slot, StackPlace, Stacked, StateSpaceOf, Stored,
+    StreamWeightsOf, StreamsEndOf, StreamsOf, SublayerOf, TensorKind, TryMap, Unit, Walk,
 };
 pub use spec::{
     AltUpSpec, AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, EmbeddingSpec, EncoderSpec,
-    ExpertsSpec, FinalNorm, Gating, GroupNorm, HeadMatrix, HeadSpec, HybridSpec, IndexHeads,
-    IndexSpec, Join, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOrder,
-    NormOver, NormSpec, Packing, PerLayerPart, PerLayerSpec, Positions, QkNorm, Residual,
-    SharedSpec, ShortConvSpec, Side, StackSpec, StateSpaceSpec, StreamsJoin, StreamsSpec,
+    EntriesSpec, EntryIndexSpec, EntryKind, ExpertsSpec, FinalNorm, Gating, GroupNorm, HeadMatrix,
+    HeadSpec, HybridSpec, HyperSpec, IndexHeads, IndexSpec, Join, LatentSpec, LayerSpec, MixerSpec,
+    MlpSpec, ModelSpec, NonLinearity, NormOrder, NormOver, NormSpec, Packing, PerLayerPart,
+    PerLayerSpec, Positions, QkNorm, Residual, SharedKeySpec, SharedSpec, ShortConvSpec, Side,
+    StackSpec, StateSpaceSpec, StreamsJoin, StreamsSpec,
 };
 
 pub use llm_tensor::{ExpertGroups, GroupRank, Routing, Scoring, Weighting};

@@ -26,6 +26,8 @@ pub(crate) struct RopeDefaults {
     pub(crate) has_alpha: bool,
     /// True where a longrope says what it multiplies by, up to its first context and beyond.
     pub(crate) has_mscales: bool,
+    /// True where the base that stands beside the object counts, whatever it says itself.
+    pub(crate) outer_base_counts: bool,
 }
 
 impl RopeDefaults {
@@ -39,6 +41,7 @@ impl RopeDefaults {
             pairing: Pairing::Halves,
             has_alpha: false,
             has_mscales: false,
+            outer_base_counts: false,
         }
     }
 }
@@ -117,6 +120,50 @@ pub(crate) fn by_type(
     Ok(Some(specs))
 }
 
+/// The rotary positions of layers that see positions alone, and of those that see what runs of them are compressed to (DeepSeek-V4):
+/// `rope_parameters` has an object for each, or one, which is then a scaling of the second. YaRN multiplies by nothing there unless
+/// it says so.
+pub(crate) fn of_runs(
+    config: &Config<'_>,
+    plain: RopeDefaults,
+    base_of_runs: f64,
+) -> Result<[RotarySpec; 2]> {
+    let base = config.opt_positive("rope_theta")?;
+    let of_runs = config.opt_positive("compress_rope_theta")?;
+    let of_runs = of_runs.unwrap_or(base_of_runs);
+    let is_nested = |rope: &Config<'_>| rope.mentions("main") || rope.mentions("compress");
+    let (both, main, scaled) = match object(config)? {
+        Some(both) if is_nested(&both) => {
+            let [main, scaled] = [both.object("main")?, both.object("compress")?];
+            for (key, object) in [("main", &main), ("compress", &scaled)] {
+                if object.is_none() {
+                    return both.bad_value(key, "an object");
+                }
+            }
+            (Some(both), main, scaled)
+        }
+        scaled => (None, None, scaled),
+    };
+    let first = of_object(config, main.as_ref(), plain, base)?;
+    let runs = RopeDefaults {
+        // One object is of both, and its base that of positions.
+        outer_base_counts: both.is_none(),
+        ..plain
+    };
+    let mut second = of_object(config, scaled.as_ref(), runs, Some(of_runs))?;
+    if let RopeScaling::Yarn { magnitude, .. } = &mut second.scaling
+        && !scaled
+            .as_ref()
+            .is_some_and(|rope| rope.has("attention_factor"))
+    {
+        *magnitude = 1.0;
+    }
+    for object in [&main, &scaled, &both].into_iter().flatten() {
+        object.finish(&OF_ROPE);
+    }
+    Ok([first, second])
+}
+
 /// The rotary positions of an object like `rope_parameters`, if there is one; `outer_base` is what stands beside it.
 pub(crate) fn of_object(
     config: &Config<'_>,
@@ -125,7 +172,12 @@ pub(crate) fn of_object(
     outer_base: Option<f64>,
 ) -> Result<RotarySpec> {
     let inner = |key: &str| rope.map_or(Ok(None), |rope| rope.opt_positive(key));
-    let base = inner("rope_theta")?.or(outer_base).unwrap_or(defaults.base);
+    let inner_base = inner("rope_theta")?;
+    let base = match defaults.outer_base_counts {
+        true => outer_base.or(inner_base),
+        false => inner_base.or(outer_base),
+    };
+    let base = base.unwrap_or(defaults.base);
     let (fraction, fraction_key) = match defaults.fraction {
         Some(default) => {
             let key = config.spelling(&["rotary_pct", "partial_rotary_factor"])?;
@@ -173,6 +225,7 @@ pub(crate) fn of_object(
         base,
         pairing: defaults.pairing,
         scaling,
+        turns_back: false,
     };
     if is_usable(&spec, defaults.context) {
         return Ok(spec);

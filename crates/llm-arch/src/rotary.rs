@@ -17,6 +17,8 @@ pub struct RotarySpec {
     pub pairing: Pairing,
     /// Stretch of the wavelengths for longer contexts.
     pub scaling: RopeScaling,
+    /// True if elements are turned the other way: back, after they were.
+    pub turns_back: bool,
 }
 
 /// Stretch of wavelengths, so that a model reads further than it was first trained to.
@@ -154,7 +156,8 @@ impl RotarySpec {
             }
         });
         // The references keep f32 frequencies and so far-away positions carry its rounding: do the same.
-        scaled.map(|frequency| frequency as f32).collect()
+        let sign = if self.turns_back { -1.0 } else { 1.0 };
+        scaled.map(|frequency| sign * frequency as f32).collect()
     }
 
     /// True if the frequencies depend on how many positions there are.
@@ -246,6 +249,7 @@ mod tests {
             base: 10_000.0,
             pairing: Pairing::Halves,
             scaling,
+            turns_back: false,
         }
     }
 

@@ -10,11 +10,11 @@ mod walk;
 use std::borrow::Cow;
 
 pub use self::block::{
-    After, AltUpOf, ApartOf, AttentionOf, Before, BlockOf, CollapseOf, CrossOf, DeltaLatentsOf,
-    DeltaOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, IndexOf, InputOf,
-    LatentExpertsOf, LatentInputOf, LatentOf, LaurelOf, LinearOf, MixerOf, MlpOf, NormOf,
-    PerLayerOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, StreamsEndOf, StreamsOf,
-    SublayerOf, TryMap,
+    After, AltUpOf, ApartOf, AttentionOf, Before, BlockOf, CollapseOf, CompressedOf, CrossOf,
+    DeltaLatentsOf, DeltaOf, DenseOf, EmbeddingOf, EntriesOf, EntryIndexOf, ExpertOf, ExpertsOf,
+    HeadOf, HybridOf, HyperOf, IndexOf, InputOf, LatentExpertsOf, LatentInputOf, LatentOf,
+    LaurelOf, LinearOf, MixerOf, MlpOf, NormOf, PerLayerOf, ProjectionOf, SharedKeyOf, SharedOf,
+    ShortConvOf, StateSpaceOf, StreamWeightsOf, StreamsEndOf, StreamsOf, SublayerOf, TryMap,
 };
 pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
 use self::naming::{Pattern, matches};

@@ -1,24 +1,28 @@
 //! Spec of a model: plain data, and all that the runtime needs to know of a family.
 
 mod delta;
+mod experts;
 mod head;
 mod index;
 mod non_linearity;
 mod per_layer;
 mod positions;
+mod shared_key;
 mod short_conv;
 mod streams;
 
-use llm_tensor::{Activation, DType, Gate, GateOrder, Norm, Routing};
+use llm_tensor::{Activation, DType, Norm};
 
 pub use self::delta::{DeltaPacking, DeltaSpec};
+pub use self::experts::{ExpertsSpec, Join, SharedSpec};
 pub use self::head::{HeadMatrix, HeadSpec};
 pub use self::index::{IndexHeads, IndexSpec};
 pub use self::non_linearity::NonLinearity;
 pub use self::per_layer::{PerLayerPart, PerLayerSpec};
 pub use self::positions::Positions;
+pub use self::shared_key::{EntriesSpec, EntryIndexSpec, EntryKind, SharedKeySpec};
 pub use self::short_conv::ShortConvSpec;
-pub use self::streams::{AltUpSpec, StreamsJoin, StreamsSpec};
+pub use self::streams::{AltUpSpec, HyperSpec, StreamsJoin, StreamsSpec};
 
 /// A whole model.
 #[derive(Debug, Clone, PartialEq)]
@@ -131,6 +135,27 @@ impl StackSpec {
         self.layers.iter().filter_map(|layer| layer.mixer.latent())
     }
 
+    /// Attention of each layer that attends to one key of all heads.
+    pub fn shared_keys(&self) -> impl Iterator<Item = &SharedKeySpec> {
+        let mixers = self.layers.iter().map(|layer| &layer.mixer);
+        mixers.filter_map(MixerSpec::shared_key)
+    }
+
+    /// Kinds of entries that runs of positions are compressed to, in order.
+    pub fn entry_kinds(&self) -> Vec<EntryKind> {
+        let kind = |of: &SharedKeySpec| {
+            let rate = of.entries?.rate;
+            Some(EntryKind {
+                rate,
+                rotary_idx: of.rotary_idx,
+            })
+        };
+        let mut kinds: Vec<_> = self.shared_keys().filter_map(kind).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        kinds
+    }
+
     /// Attention of each layer that attends.
     pub fn attentions_mut(&mut self) -> impl Iterator<Item = &mut AttentionSpec> {
         let layers = self.layers.iter_mut();
@@ -138,6 +163,7 @@ impl StackSpec {
             MixerSpec::Attention(attention) => Some(attention),
             MixerSpec::Hybrid(hybrid) => Some(&mut hybrid.attention),
             MixerSpec::Latent(_)
+            | MixerSpec::SharedKey(_)
             | MixerSpec::Conv(_)
             | MixerSpec::Delta(_)
             | MixerSpec::StateSpace(_)
@@ -216,6 +242,8 @@ pub enum MixerSpec {
     Attention(AttentionSpec),
     /// The same, with the keys and values of all heads made of one short vector a position.
     Latent(LatentSpec),
+    /// The same, with one key of all heads, which is their value too, and what runs of positions are compressed to.
+    SharedKey(SharedKeySpec),
     /// Each is a weighted sum of its own features and those of a few before it.
     Conv(ShortConvSpec),
     /// Each corrects a state of its sequence, and reads it: the gated delta rule.
@@ -235,9 +263,24 @@ impl MixerSpec {
             MixerSpec::Attention(attention) => Some(attention),
             MixerSpec::Hybrid(hybrid) => Some(&hybrid.attention),
             MixerSpec::Latent(_)
+            | MixerSpec::SharedKey(_)
             | MixerSpec::Conv(_)
             | MixerSpec::Delta(_)
             | MixerSpec::StateSpace(_)
+            | MixerSpec::Absent => None,
+        }
+    }
+
+    /// The attention to one key of all heads.
+    pub fn shared_key(&self) -> Option<&SharedKeySpec> {
+        match self {
+            MixerSpec::SharedKey(attention) => Some(attention),
+            MixerSpec::Attention(_)
+            | MixerSpec::Latent(_)
+            | MixerSpec::Conv(_)
+            | MixerSpec::Delta(_)
+            | MixerSpec::StateSpace(_)
+            | MixerSpec::Hybrid(_)
             | MixerSpec::Absent => None,
         }
     }
@@ -247,6 +290,7 @@ impl MixerSpec {
         match self {
             MixerSpec::Latent(latent) => Some(latent),
             MixerSpec::Attention(_)
+            | MixerSpec::SharedKey(_)
             | MixerSpec::Conv(_)
             | MixerSpec::Delta(_)
             | MixerSpec::StateSpace(_)
@@ -258,7 +302,10 @@ impl MixerSpec {
     /// True where the state of a sequence is of one size, and is overwritten by each position.
     pub fn is_recurrent(&self) -> bool {
         match self {
-            MixerSpec::Attention(_) | MixerSpec::Latent(_) | MixerSpec::Absent => false,
+            MixerSpec::Attention(_)
+            | MixerSpec::Latent(_)
+            | MixerSpec::SharedKey(_)
+            | MixerSpec::Absent => false,
             MixerSpec::Conv(_)
             | MixerSpec::Delta(_)
             | MixerSpec::StateSpace(_)
@@ -275,6 +322,11 @@ impl MixerSpec {
                 let queries = index.map_or(0, |heads| heads.q_width());
                 queries.max(latent.n_heads * latent.key_dim())
             }
+            // Queries; or features and gates of entries, and keys, on their way to pools.
+            MixerSpec::SharedKey(of) => {
+                let index = of.index().map_or(0, |index| index.q_width());
+                of.q_width().max(index)
+            }
             MixerSpec::Conv(conv) => conv.projected_width(),
             MixerSpec::Delta(delta) => delta.projected_width(),
             MixerSpec::StateSpace(space) => space.projected_width(),
@@ -290,6 +342,12 @@ impl MixerSpec {
             MixerSpec::Latent(latent) => {
                 let widths = [latent.values_width(), latent.q_width(), latent.key_dim()];
                 widths.into_iter().max().unwrap_or(0)
+            }
+            MixerSpec::SharedKey(of) => {
+                let pooled = of.entry_dims();
+                let pooled = pooled.map(|(entries, width)| 2 * entries.features(width));
+                let weights = of.index().map_or(0, |index| index.n_heads);
+                pooled.max().unwrap_or(0).max(of.q_width()).max(weights)
             }
             MixerSpec::Conv(conv) => conv.n_channels,
             MixerSpec::Delta(delta) => delta.mixed_width(),
@@ -312,6 +370,7 @@ impl MixerSpec {
                 let weights = index.map_or(0, |heads| heads.n_heads);
                 results.max(latent.q_rank.unwrap_or(0)).max(weights)
             }
+            MixerSpec::SharedKey(of) => of.q_rank.max(of.groups_rank()),
             MixerSpec::Conv(_) => 0,
             MixerSpec::Delta(delta) => match delta.packing {
                 DeltaPacking::Separate => delta.conv_width(),
@@ -330,6 +389,7 @@ impl MixerSpec {
         match self {
             MixerSpec::Attention(attention) => attention.head_dim,
             MixerSpec::Latent(latent) => latent.key_dim(),
+            MixerSpec::SharedKey(of) => of.head_dim,
             MixerSpec::Conv(_) => 0,
             MixerSpec::Delta(delta) => delta.key_dim.max(delta.value_dim),
             MixerSpec::Hybrid(hybrid) => hybrid.attention.head_dim,
@@ -711,74 +771,4 @@ pub enum Gating {
     Separate,
     /// The checkpoint holds one, the gate's rows first.
     Fused,
-}
-
-/// Feed-forward experts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ExpertsSpec {
-    /// Number of experts, and their choice.
-    pub routing: Routing,
-    /// True if the router has a bias that corrects ranks and no weights.
-    pub correction: bool,
-    /// Features between an expert's projections.
-    pub width: usize,
-    /// Elements of the rows that experts read and make, where these are projected of the residual and back to it.
-    pub latent: Option<usize>,
-    /// Gating.
-    pub gate: Gate,
-    /// True if the router and the projections have biases.
-    pub bias: bool,
-    /// True if gate and up are one matrix, the gate's rows first.
-    pub fused: bool,
-    /// True if weights multiply what experts read, and not what they make (Llama 4); each token goes to one expert then.
-    pub weighs_inputs: bool,
-    /// An expert that all tokens go to.
-    pub shared: Option<SharedSpec>,
-}
-
-/// A feed-forward beside the chosen experts, for all tokens (DeepSeekMoE, Dai et al. 2024).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SharedSpec {
-    /// The feed-forward: one, where several are shared they lie side by side in it.
-    pub mlp: DenseMlp,
-    /// How its result joins that of the experts.
-    pub join: Join,
-}
-
-/// How the result of a feed-forward for all tokens joins that of the experts beside it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Join {
-    /// They are added up.
-    Plain,
-    /// The sigmoid of a score of the token's multiplies it.
-    Gated,
-    /// It, the experts and the router each read a norm of the residual; its result and theirs are normalised, then added up (Gemma 4).
-    Normed,
-}
-
-impl ExpertsSpec {
-    /// Elements of the rows that experts read and make, in a residual of `hidden`.
-    pub fn row_width(&self, hidden: usize) -> usize {
-        self.latent.unwrap_or(hidden)
-    }
-
-    /// True if experts read rows of their own, and add up in others, which something makes part of the residual after them.
-    pub fn have_own_rows(&self) -> bool {
-        self.latent.is_some() || self.is_apart()
-    }
-
-    /// True if norms keep them apart from the one that all tokens go to.
-    pub fn is_apart(&self) -> bool {
-        self.shared
-            .is_some_and(|shared| shared.join == Join::Normed)
-    }
-
-    /// True if gate and up are one matrix: the rows of one before those of the other, or by turns.
-    pub fn is_one_matrix(&self) -> bool {
-        match self.gate {
-            Gate::Absent(_) => false,
-            Gate::Of(_) => self.fused,
-            Gate::Clamped(gate) => self.fused || gate.order == GateOrder::Pairs,
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use llm_arch::{
     AttentionSpec, DenseMlp, Gating, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
-    Positions, RopeScaling, RotarySpec, StackSpec,
+    Positions, RopeScaling, RotarySpec, SharedKeySpec, StackSpec,
 };
 use llm_tensor::{Gate, WorkspaceShape};
 
@@ -17,7 +17,7 @@ macro_rules! activations {
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct ActivationsOf<T> {
             $($(#[$doc])* pub $buffer: T,)+
-            /// `[cos | sin]` of the rotary angles, for each kind of them.
+            /// `[cos | sin]` of the rotary angles, for each kind of them; then of entries' positions, for each kind of entries.
             pub angles: Vec<T>,
         }
 
@@ -102,7 +102,15 @@ impl ActivationWidths {
         let own_rows = experts.filter(|experts| experts.have_own_rows());
         let own_rows = own_rows.map(|experts| experts.row_width(spec.hidden));
         let own_rows = own_rows.max().unwrap_or(0);
-        let rotary = spec.decoder.positions.rotary().iter();
+        let by_token = layers().filter_map(|layer| layer.mlp.experts());
+        let by_token = by_token.filter(|experts| experts.by_token);
+        let by_token = by_token
+            .map(|experts| experts.routing.n_active)
+            .max()
+            .unwrap_or(0);
+        let rotary = spec.decoder.positions.rotary();
+        let of_entries = spec.decoder.entry_kinds();
+        let of_entries = of_entries.iter().map(|of| rotary[of.rotary_idx].dim);
         let per_layer = spec.embedding.per_layer;
         let streams = spec.decoder.streams;
         let beside = [
@@ -124,7 +132,12 @@ impl ActivationWidths {
             up: widest(&|stack| widest_mlp(stack).0),
             gated: widest(&|stack| widest_mlp(stack).1),
             scores: n_experts,
-            gathered: if n_experts > 0 { spec.hidden } else { 0 },
+            // Before experts have rows, it has the numbers of those that a table says.
+            gathered: if n_experts > 0 {
+                spec.hidden.max(by_token)
+            } else {
+                0
+            },
             entered: own_rows,
             left: own_rows,
             inputs: per_layer.map_or(0, |of| of.width * spec.decoder.n_layers()),
@@ -134,7 +147,11 @@ impl ActivationWidths {
             } else {
                 0
             },
-            angles: rotary.map(|rotary| rotary.dim).collect(),
+            angles: rotary
+                .iter()
+                .map(|rotary| rotary.dim)
+                .chain(of_entries)
+                .collect(),
         }
     }
 
@@ -227,9 +244,14 @@ pub fn bias_elements(stack: &StackSpec, context: usize) -> usize {
 
 /// Words that have a bit of each position for a row, where rows select the positions that they attend to.
 pub fn selected_words(spec: &ModelSpec, limits: &Limits) -> Option<usize> {
-    let mut index = spec.decoder.latents().filter_map(|latent| latent.index);
-    let selects = index.any(|index| limits.selects(&index));
-    selects.then(|| limits.context.div_ceil(u32::BITS as usize))
+    let index = spec.decoder.latents().filter_map(|latent| latent.index);
+    let positions = index.filter(|index| limits.selects(index));
+    let positions = positions.map(|_| limits.context);
+    let entries = spec.decoder.shared_keys().filter_map(|of| of.entries);
+    let entries = entries.filter(|entries| limits.selects_entries(entries));
+    let entries = entries.map(|entries| limits.n_entries(&entries));
+    let most = positions.chain(entries).max()?;
+    Some(most.div_ceil(u32::BITS as usize))
 }
 
 /// Workspace of a device that computes with any part of a model.
@@ -241,9 +263,14 @@ pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
         let latents = stacks(spec).flat_map(StackSpec::latents);
         latents.map(width).max().unwrap_or(0)
     };
+    let of_shared = |n: &dyn Fn(&SharedKeySpec) -> usize| {
+        let shared = stacks(spec).flat_map(StackSpec::shared_keys);
+        shared.map(n).max().unwrap_or(0)
+    };
     let cols = [
         spec.hidden,
         widths.attended,
+        widths.grouped,
         widths.up,
         spec.embedding.width,
         of_latents(|latent| latent.q_rank.unwrap_or(0)),
@@ -263,9 +290,13 @@ pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
         cols: cols.into_iter().max().unwrap_or(0),
         rows: rows.into_iter().max().unwrap_or(0),
         context: limits.context,
-        n_heads: heads(|attention| attention.n_heads).max(of_latents(|latent| latent.n_heads)),
+        n_heads: heads(|attention| attention.n_heads)
+            .max(of_latents(|latent| latent.n_heads))
+            .max(of_shared(&|of| of.n_heads)),
         // All heads share one.
-        n_kv_heads: heads(|attention| attention.n_kv_heads).max(of_latents(|_| 1)),
+        n_kv_heads: heads(|attention| attention.n_kv_heads)
+            .max(of_latents(|_| 1))
+            .max(of_shared(&|_| 1)),
         head_dim: stacks(spec)
             .flat_map(|stack| &stack.layers)
             .map(|layer| layer.mixer.head_dim())
@@ -276,7 +307,11 @@ pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
             .filter_map(|latent| latent.index.filter(|index| limits.selects(index))?.heads)
             .map(|heads| heads.n_heads)
             .max()
-            .unwrap_or(0),
+            .unwrap_or(0)
+            .max(of_shared(&|of| {
+                let selects = of.entries.filter(|of| limits.selects_entries(of));
+                selects.and_then(|of| of.index).map_or(0, |of| of.n_heads)
+            })),
     }
 }
 

@@ -157,6 +157,9 @@ impl Encodings<'_> {
         if self.stays_packed(slot, stored, run_on) {
             return stored.scheme;
         }
+        if slot.kind == TensorKind::Single {
+            return Scheme::Dense(DType::F32);
+        }
         let dtype = self.dense_dtype(stored);
         let dense = match (slot.kind, dtype) {
             (TensorKind::WideProjection, DType::F16) => DType::F32,
@@ -169,7 +172,10 @@ impl Encodings<'_> {
         let is_quantized = match slot.kind {
             TensorKind::Projection => quant.skips(module) != Some(true),
             TensorKind::Head => quant.skips(module) == Some(false),
-            TensorKind::WideProjection | TensorKind::Both | TensorKind::Other => false,
+            TensorKind::WideProjection
+            | TensorKind::Both
+            | TensorKind::Other
+            | TensorKind::Single => false,
         };
         if !is_quantized {
             return Scheme::Dense(dense);

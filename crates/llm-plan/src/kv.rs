@@ -1,7 +1,7 @@
 //! States of sequences: the pool of keys and values of each layer that attends, the block tables that layers share, and what
 //! other mixers keep.
 
-use llm_arch::{AttentionSpec, LatentSpec, MixerSpec, ModelSpec, ShortConvSpec};
+use llm_arch::{AttentionSpec, LatentSpec, MixerSpec, ModelSpec, SharedKeySpec, ShortConvSpec};
 use llm_tensor::{DType, KvShape, KvValues, StateShape};
 
 use crate::Limits;
@@ -13,6 +13,9 @@ pub struct KvTable {
     pub capacity: usize,
     /// Positions of a block.
     pub block_len: usize,
+    /// Positions of a sequence that one of the table stands for: more than one where it has the entries that runs of them are
+    /// compressed to.
+    pub rate: usize,
 }
 
 impl KvTable {
@@ -22,6 +25,15 @@ impl KvTable {
         KvTable {
             capacity,
             block_len,
+            rate: 1,
+        }
+    }
+
+    /// The same of entries, each of which a run of `rate` positions is compressed to.
+    pub fn of_entries(shape: &KvShape, block_len: usize, rate: usize) -> Self {
+        KvTable {
+            rate,
+            ..Self::of(shape, block_len)
         }
     }
 
@@ -31,15 +43,91 @@ impl KvTable {
     }
 }
 
-/// Pools of a decoder's layer for its own positions, where its mixer has such: of keys and values, unless it sees another layer's,
-/// and of the keys by which it selects positions.
-pub fn own_kv_shapes(mixer: &MixerSpec, limits: &Limits, dtype: DType) -> [Option<KvShape>; 2] {
-    let attention = mixer.attention().filter(|own| own.keys_of.is_none());
-    let heads = attention.map(|own| kv_shape(own, limits, dtype));
-    let latent = mixer.latent();
-    let latents = latent.map(|own| latent_kv_shape(own, limits, dtype));
-    let index = latent.and_then(|own| index_kv_shape(own, limits, dtype));
-    [heads.or(latents), index]
+/// Pools of a decoder's layer for its own positions.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PoolShapes {
+    /// Of keys and values, unless it sees another layer's.
+    pub own: Option<KvShape>,
+    /// Of the keys by which it selects positions.
+    pub index: Option<KvShape>,
+    /// Of entries that runs of positions are compressed to: those that it sees, and the keys by which it selects among them.
+    pub entries: [Option<EntryShapes>; 2],
+}
+
+/// Pools of what runs of positions are compressed to.
+#[derive(Debug, Clone, Copy)]
+pub struct EntryShapes {
+    /// Of the last positions' features, as keys, and of their gates, as values.
+    pub features: KvShape,
+    /// Of entries.
+    pub entries: KvShape,
+    /// Positions of a run.
+    pub rate: usize,
+}
+
+impl PoolShapes {
+    /// Those of a mixer, where it has such.
+    pub fn of(mixer: &MixerSpec, limits: &Limits, dtype: DType) -> Self {
+        let attention = mixer.attention().filter(|own| own.keys_of.is_none());
+        let heads = attention.map(|own| kv_shape(own, limits, dtype));
+        let latent = mixer.latent();
+        let latents = latent.map(|own| latent_kv_shape(own, limits, dtype));
+        let shared = mixer.shared_key();
+        let keys = shared.map(|own| {
+            let capacity = limits.capacity(Some(own.window));
+            shared_kv_shape(own.head_dim, capacity, limits, dtype)
+        });
+        PoolShapes {
+            own: heads.or(latents).or(keys),
+            index: latent.and_then(|own| index_kv_shape(own, limits, dtype)),
+            entries: shared.map_or([None; 2], |own| entry_shapes(own, limits, dtype)),
+        }
+    }
+
+    /// All of them, each with the positions that one of its own stands for.
+    pub fn iter(&self) -> impl Iterator<Item = (KvShape, usize)> + use<> {
+        let own = [self.own, self.index].map(|shape| Some((shape?, 1)));
+        let entries = self.entries.into_iter().flatten();
+        let entries = entries.flat_map(|of| [(of.features, 1), (of.entries, of.rate)]);
+        own.into_iter().flatten().chain(entries)
+    }
+}
+
+/// Of entries, where contexts are long enough for one; and of the keys by which they are selected, where there may be more than
+/// are.
+fn entry_shapes(shared: &SharedKeySpec, limits: &Limits, dtype: DType) -> [Option<EntryShapes>; 2] {
+    let Some(entries) = shared.entries.filter(|entries| limits.compresses(entries)) else {
+        return [None; 2];
+    };
+    let of = |width| {
+        let n_features = entries.features(width);
+        let held = limits.capacity(Some(entries.reach()));
+        EntryShapes {
+            features: KvShape {
+                values: KvValues::Own,
+                ..shared_kv_shape(n_features, held, limits, dtype)
+            },
+            entries: shared_kv_shape(width, limits.n_entries(&entries), limits, dtype),
+            rate: entries.rate,
+        }
+    };
+    let index = entries.index.filter(|_| limits.selects_entries(&entries));
+    [
+        Some(of(shared.head_dim)),
+        index.map(|index| of(index.head_dim)),
+    ]
+}
+
+/// Of one key for all heads, which is their value too.
+fn shared_kv_shape(head_dim: usize, capacity: usize, limits: &Limits, dtype: DType) -> KvShape {
+    KvShape {
+        n_kv_heads: 1,
+        head_dim,
+        values: KvValues::OfKeys(head_dim),
+        capacity,
+        n_sequences: limits.n_sequences,
+        dtype,
+    }
 }
 
 /// Of keys and values by heads.
@@ -110,6 +198,15 @@ pub fn state_shapes(elements: [usize; 2], limits: &Limits) -> [StateShape; 2] {
     })
 }
 
+/// Rates of the entries that some of these tables have, in order.
+pub fn entry_rates(tables: &[KvTable]) -> Vec<usize> {
+    let mut rates: Vec<_> = tables.iter().map(|table| table.rate).collect();
+    rates.retain(|&rate| rate > 1);
+    rates.sort_unstable();
+    rates.dedup();
+    rates
+}
+
 /// Block tables of a decoder's layers.
 pub fn kv_tables(
     spec: &ModelSpec,
@@ -117,10 +214,11 @@ pub fn kv_tables(
     dtype: DType,
     block_len: impl Fn(&KvShape) -> usize,
 ) -> Vec<KvTable> {
-    let table = |shape: KvShape| KvTable::of(&shape, block_len(&shape));
+    let table =
+        |(shape, rate): (KvShape, usize)| KvTable::of_entries(&shape, block_len(&shape), rate);
     let layers = spec.decoder.layers.iter();
-    let shapes = layers.flat_map(|layer| own_kv_shapes(&layer.mixer, limits, dtype));
-    let mut tables: Vec<_> = shapes.flatten().map(table).collect();
+    let shapes = layers.flat_map(|layer| PoolShapes::of(&layer.mixer, limits, dtype).iter());
+    let mut tables: Vec<_> = shapes.map(table).collect();
     tables.sort_unstable();
     tables.dedup();
     tables

@@ -50,8 +50,8 @@ pub use error::PlanError;
 pub use estimate::{MemoryEstimate, UnitUse};
 pub use hf_map::HfMap;
 pub use kv::{
-    KvTable, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_tables, own_kv_shapes,
-    state_shapes,
+    EntryShapes, KvTable, PoolShapes, conv_state_shape, cross_kv_shape, encoder_kv_shape,
+    entry_rates, kv_tables, state_shapes,
 };
 pub use limits::Limits;
 pub use load_peak::whole_shards_peak;

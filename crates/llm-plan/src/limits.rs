@@ -1,4 +1,4 @@
-use llm_arch::{IndexSpec, ModelSpec};
+use llm_arch::{EntriesSpec, IndexSpec, ModelSpec};
 
 use crate::{PlanError, Result};
 
@@ -26,6 +26,22 @@ impl Limits {
     /// True if contexts may have more positions than are selected of them.
     pub fn selects(&self, index: &IndexSpec) -> bool {
         self.context > index.n_selected
+    }
+
+    /// Entries that a sequence may come to.
+    pub fn n_entries(&self, entries: &EntriesSpec) -> usize {
+        self.context / entries.rate
+    }
+
+    /// True if contexts may be long enough for an entry.
+    pub fn compresses(&self, entries: &EntriesSpec) -> bool {
+        self.n_entries(entries) > 0
+    }
+
+    /// True if they may have more entries than are selected of them.
+    pub fn selects_entries(&self, entries: &EntriesSpec) -> bool {
+        let index = entries.index;
+        index.is_some_and(|index| self.n_entries(entries) > index.n_selected)
     }
 
     /// Check that sessions of a model can have them.

@@ -7,8 +7,8 @@ use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 
 use crate::activation::{F32, HostBuffers};
 use crate::{
-    ActivationWidths, HeadWidths, Limits, PlanError, Result, RunOn, bias_elements,
-    conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_tables, own_kv_shapes, selected_words,
+    ActivationWidths, HeadWidths, Limits, PlanError, PoolShapes, Result, RunOn, bias_elements,
+    conv_state_shape, cross_kv_shape, encoder_kv_shape, entry_rates, kv_tables, selected_words,
     state_shapes, workspace_shape,
 };
 
@@ -258,10 +258,10 @@ impl DeviceNeeds {
                 MixerSpec::Delta(delta) => states(delta.elements()),
                 MixerSpec::StateSpace(space) => states(space.elements()),
                 MixerSpec::Hybrid(hybrid) => states(hybrid.space.elements()),
-                MixerSpec::Latent(_) | MixerSpec::Absent => 0,
+                MixerSpec::Latent(_) | MixerSpec::SharedKey(_) | MixerSpec::Absent => 0,
             };
-            let own = own_kv_shapes(&layer.mixer, limits, kv_dtype);
-            let pools = own.into_iter().flatten().map(pool);
+            let own = PoolShapes::of(&layer.mixer, limits, kv_dtype);
+            let pools = own.iter().map(|(shape, _)| pool(shape));
             pools.fold(beside, u64::saturating_add)
         };
         let encoder_kv = encoder.iter().flat_map(|stack| stack.attentions());
@@ -280,7 +280,9 @@ impl DeviceNeeds {
         });
         let encoded = encoded.map_or(0, |n_blocks| n_blocks + ROWS_WORDS);
         let slot = u64::from(stack.is_recurrent());
-        let of_sequence = ROWS_WORDS + blocks + encoded + slot;
+        // Of entries each rate has rows of its own.
+        let rows = ROWS_WORDS * (1 + entry_rates(&tables).len() as u64);
+        let of_sequence = rows + blocks + encoded + slot;
         // And the bits of the positions that rows attend to, where they are selected.
         let of_row = 2 + selected_words(spec, limits).unwrap_or(0) as u64;
         let n_words = limits.n_tokens as u64 * of_row + n_sequences * of_sequence;

@@ -1,6 +1,7 @@
 //! Rotary angles and other meanings of a pass's positions, computed once for all its blocks.
 
-use llm_arch::{Positions, RopeScaling, RotarySpec};
+use llm_arch::{EntryKind, Positions, RopeScaling, RotarySpec};
+use llm_backend::Rows;
 use llm_tensor::Bytes;
 
 use crate::Result;
@@ -88,6 +89,27 @@ impl Angles {
 
     /// `[n_tokens, cos | sin]` of one kind.
     pub(crate) fn table(&mut self, kind: usize, pass: &Pass<'_>) -> &[f32] {
+        let positions = |rows: &Rows| (rows.start..rows.start + rows.n_tokens).step_by(1);
+        self.of(kind, pass, positions)
+    }
+
+    /// `[n_entries, cos | sin]` of the entries of one kind that end in the pass: the positions that their runs begin with.
+    pub(crate) fn entries(&mut self, kind: EntryKind, pass: &Pass<'_>) -> &[f32] {
+        let EntryKind { rate, rotary_idx } = kind;
+        let begins = |rows: &Rows| {
+            let [first, end] = [rows.start, rows.start + rows.n_tokens].map(|at| at / rate * rate);
+            (first..end).step_by(rate)
+        };
+        self.of(rotary_idx, pass, begins)
+    }
+
+    /// The same of some positions of each sequence.
+    fn of<P: Iterator<Item = usize>>(
+        &mut self,
+        kind: usize,
+        pass: &Pass<'_>,
+        positions: impl Fn(&Rows) -> P,
+    ) -> &[f32] {
         let Kind {
             spec,
             stored,
@@ -98,7 +120,7 @@ impl Angles {
             if spec.depends_on_length() {
                 *frequencies = spec.frequencies(horizon, stored.as_deref());
             }
-            for position in rows.start..rows.start + rows.n_tokens {
+            for position in positions(rows) {
                 // The product rounded to f32 as the references round it, its sine and cosine exact to f32.
                 let magnitude = spec.magnitude(position);
                 let angles = frequencies.iter().map(|f| f64::from(position as f32 * f));

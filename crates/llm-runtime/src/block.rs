@@ -44,7 +44,11 @@ pub(crate) fn forward<B: Backend>(
 
     let mut input = Input::Residual;
     if let Some(mixer) = mixer {
+        if let Some(StreamsOf::Hyper(of)) = joined {
+            streams::read(call.queue, (&of.mixer, false), a, call.n_tokens)?;
+        }
         input = enter(&mixer.before, input, call, a)?;
+        alone(joined, call, a)?;
         if let Some(StreamsOf::AltUp(of)) = joined {
             streams::laurel(call.queue, &of.laurel, a, call.n_tokens)?;
         }
@@ -55,6 +59,9 @@ pub(crate) fn forward<B: Backend>(
             let (x, size) = (&mut a.rows.x, (a.hidden, call.n_tokens));
             scale::<B>(call.queue, FRAC_1_SQRT_2, x, size)?;
         }
+        if let Some(StreamsOf::Hyper(_)) = joined {
+            streams::write(call.queue, a, call.n_tokens)?;
+        }
     }
 
     if let (Some(cross), Some(kv)) = (cross, &state.cross) {
@@ -64,7 +71,11 @@ pub(crate) fn forward<B: Backend>(
     }
 
     if let Some(mlp) = mlp {
+        if let Some(StreamsOf::Hyper(of)) = joined {
+            streams::read(call.queue, (&of.mlp, false), a, call.n_tokens)?;
+        }
         let io = (enter(&mlp.before, input, call, a)?, output(&mlp.after));
+        alone(joined, call, a)?;
         mlp::forward(&mlp.compute, call, io, a)?;
         if let MlpOf::Experts(_) = mlp.compute {
             return Ok(());
@@ -72,6 +83,21 @@ pub(crate) fn forward<B: Backend>(
         leave(&mlp.after, call, a)?;
     }
     end(block, call, a)
+}
+
+/// Leaves nothing of what a sublayer read where it adds what it makes, if streams take that alone.
+fn alone<B: Backend>(
+    joined: &Option<StreamsOf<B::Weight>>,
+    call: &mut Call<'_, B>,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    match joined {
+        Some(StreamsOf::Hyper(_)) => {
+            let (x, size) = (&mut a.rows.x, (a.hidden, call.n_tokens));
+            scale::<B>(call.queue, 0.0, x, size)
+        }
+        Some(StreamsOf::AltUp(_)) | None => Ok(()),
+    }
 }
 
 /// True if something of a block follows its experts, with weights of its own.
@@ -99,13 +125,15 @@ pub(crate) fn end<B: Backend>(
         mlp::join(experts, call, a)?;
         leave(&mlp.after, call, a)?;
     }
-    if let Some(StreamsOf::AltUp(of)) = &block.streams {
-        streams::correct(call.queue, of, a, call.n_tokens)?;
+    match &block.streams {
+        None => {}
+        Some(StreamsOf::AltUp(of)) => streams::correct(call.queue, of, a, call.n_tokens)?,
+        Some(StreamsOf::Hyper(_)) => streams::write(call.queue, a, call.n_tokens)?,
     }
     if let Some(part) = &block.per_layer {
         per_layer(part, call, a)?;
         match &block.streams {
-            None => add_normed(&part.norm, call, a)?,
+            None | Some(StreamsOf::Hyper(_)) => add_normed(&part.norm, call, a)?,
             Some(StreamsOf::AltUp(_)) => {
                 norm_delta(&part.norm, call, a)?;
                 streams::add_to_others(call.queue, a, call.n_tokens)?;

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use llm_backend::{Allocation, Backend, Batch, Queue, Rows};
-use llm_plan::KvTable;
+use llm_plan::{KvTable, entry_rates};
 use llm_tensor::Bytes;
 
 use crate::Result;
@@ -19,8 +19,17 @@ pub(crate) struct Blocks<B: Backend> {
     /// Words of a pass for the device: each sequence's rows,
     rows: Vec<Rows>,
     rows_index: B::Index,
+    /// the entries that end in it,
+    entries: Vec<EntryRows<B>>,
     /// and in what it is written down.
     words: Vec<u32>,
+}
+
+/// Rows of the entries that end in a pass, one sequence after the other, where each is made of so many positions.
+struct EntryRows<B: Backend> {
+    rate: usize,
+    rows: Vec<Rows>,
+    index: B::Index,
 }
 
 /// Block tables of layers with the same blocks.
@@ -67,6 +76,13 @@ impl<B: Backend> Blocks<B> {
                 index: backend.alloc_index(n_blocks)?,
             })
         };
+        let entries = |rate: usize| {
+            Ok(EntryRows {
+                rate,
+                rows: Vec::with_capacity(n_sequences),
+                index: backend.alloc_index(n_sequences * Rows::N_WORDS)?,
+            })
+        };
         let longest = tables.iter().map(KvTable::table_len).max().unwrap_or(0);
         let n_words = n_sequences * longest.max(Rows::N_WORDS);
         Ok(Blocks {
@@ -74,6 +90,7 @@ impl<B: Backend> Blocks<B> {
             n_tokens,
             rows: Vec::with_capacity(n_sequences),
             rows_index: backend.alloc_index(n_sequences * Rows::N_WORDS)?,
+            entries: (entry_rates(tables).into_iter().map(entries)).collect::<Result<_>>()?,
             words: Vec::with_capacity(n_words),
         })
     }
@@ -88,7 +105,10 @@ impl<B: Backend> Blocks<B> {
     /// first ([`Blocks::copies`]).
     pub(crate) fn reserve(&mut self, sequence: usize, positions: Range<usize>) {
         for Group { shape, blocks, .. } in &mut self.groups {
-            blocks.reserve(sequence, positions.clone(), shape.block_len);
+            let own = positions.start / shape.rate..positions.end / shape.rate;
+            if !own.is_empty() {
+                blocks.reserve(sequence, own, shape.block_len);
+            }
         }
     }
 
@@ -115,6 +135,12 @@ impl<B: Backend> Blocks<B> {
         self.words.clear();
         self.words.extend(self.rows.iter().flat_map(Rows::words));
         queue.upload_index(&self.words, &mut self.rows_index)?;
+        for entries in &mut self.entries {
+            entries.of(&self.rows);
+            self.words.clear();
+            self.words.extend(entries.rows.iter().flat_map(Rows::words));
+            queue.upload_index(&self.words, &mut entries.index)?;
+        }
         for group in &mut self.groups {
             self.words.clear();
             for (sequence, _) in sequences.clone() {
@@ -143,6 +169,26 @@ impl<B: Backend> Blocks<B> {
         }
     }
 
+    /// Rows of the entries that end in a pass, and the same on the device.
+    ///
+    /// # Panics
+    /// When there are no entries of such a rate.
+    pub(crate) fn entry_rows(&self, rate: usize) -> (&[Rows], &B::Index) {
+        let found = self.entries.iter().find(|entries| entries.rate == rate);
+        let found = found.expect("entries of a layer of the model");
+        (&found.rows, &found.index)
+    }
+
+    /// The entries that end in a pass, as layers of a group see them.
+    pub(crate) fn entry_batch(&self, group: usize) -> Batch<'_, B> {
+        let (rows, rows_index) = self.entry_rows(self.groups[group].shape.rate);
+        Batch {
+            rows,
+            rows_index,
+            ..self.batch(group)
+        }
+    }
+
     /// True if nothing is written over that position `len` of a sequence sees.
     pub(crate) fn can_rewind(&self, sequence: usize, len: usize) -> bool {
         let is_held = |Group { shape, blocks, .. }: &Group<B>| {
@@ -155,7 +201,7 @@ impl<B: Backend> Blocks<B> {
     /// Forgets positions of a sequence from `len` on, which [`Blocks::can_rewind`] allows.
     pub(crate) fn rewind(&mut self, sequence: usize, len: usize) {
         for Group { shape, blocks, .. } in &mut self.groups {
-            blocks.truncate(sequence, len, shape.block_len);
+            blocks.truncate(sequence, len / shape.rate, shape.block_len);
         }
     }
 
@@ -169,7 +215,27 @@ impl<B: Backend> Blocks<B> {
     /// Memory on the device.
     pub(crate) fn bytes(&self) -> Bytes {
         let tables = self.groups.iter().map(|group| group.index.bytes());
-        self.rows_index.bytes() + tables.sum()
+        let entries = self.entries.iter().map(|entries| entries.index.bytes());
+        self.rows_index.bytes() + tables.chain(entries).sum()
+    }
+}
+
+impl<B: Backend> EntryRows<B> {
+    /// Those of a pass of some rows.
+    fn of(&mut self, rows: &[Rows]) {
+        let (rate, mut first) = (self.rate, 0);
+        self.rows.clear();
+        self.rows.extend(rows.iter().map(|rows| {
+            let (start, end) = (rows.start / rate, (rows.start + rows.n_tokens) / rate);
+            let own = Rows {
+                first,
+                n_tokens: end - start,
+                start,
+                n_positions: end,
+            };
+            first += own.n_tokens;
+            own
+        }));
     }
 }
 

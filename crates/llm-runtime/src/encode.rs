@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use llm_arch::{Role, Unit};
 use llm_plan::{Encodings, RunOn};
 use llm_quant::{
     Absmax, DoubleAbsmax, Encoder, FourBit, Int8, Int8Weight, NESTED_BLOCK, Part, Scheme,
@@ -27,6 +28,9 @@ pub(crate) fn weight(
     run_on: RunOn,
     encoder: &dyn Encoder,
 ) -> Result<StoredWeight> {
+    if bound.slot.role == Role::RouterTokens {
+        return numbers(model, bound);
+    }
     let scheme = encodings.scheme(bound.slot, bound.stored(), run_on);
     if bound.stored().stays_in(scheme) {
         return quantized::stored(model.checkpoint(), bound);
@@ -68,6 +72,12 @@ pub(crate) fn weight_into(
     encoder: &dyn Encoder,
     (to, out): (&StoredWeight<Range<usize>>, &mut [u8]),
 ) -> Result<()> {
+    if bound.slot.role == Role::RouterTokens {
+        let weight = numbers(model, bound)?;
+        let elements = &mut out[to.part(Part::Weight).clone()];
+        elements.copy_from_slice(weight.part(Part::Weight));
+        return Ok(());
+    }
     if bound.stored().stays_in(to.scheme) {
         return quantized::read(model.checkpoint(), bound, to, out);
     }
@@ -88,6 +98,53 @@ pub(crate) fn weight_into(
             Ok(())
         }
     }
+}
+
+/// Numbers of experts, in f32.
+///
+/// # Errors
+/// [`RuntimeError::NoSuchExpert`] when one is not among the layer's.
+fn numbers(model: &BoundModel, bound: &BoundTensor<'_>) -> Result<StoredWeight> {
+    let Unit::Layer(_, layer) = bound.slot.unit else {
+        unreachable!(
+            "numbers of experts are a layer's, not the {}'s",
+            bound.slot.unit
+        )
+    };
+    let n_experts = model.spec().decoder.layers[layer].mlp.n_experts();
+    let rows = Rows::new(model.checkpoint(), bound);
+    let stored = match bound.scheme {
+        Scheme::Dense(dtype) => dtype,
+        _ => unreachable!("a bound tensor of numbers has numbers"),
+    };
+    let mut bytes = vec![0; rows.rows * rows.cols * stored.size()];
+    let n_bytes = bytes.len() as u64;
+    let checkpoint = model.checkpoint();
+    checkpoint.read_stored_tensor(bound.tensor, 0..n_bytes, &mut bytes)?;
+    let mut values = f32s(rows.rows * rows.cols);
+    let numbers = bytes.chunks_exact(stored.size()).map(|bytes| match *bytes {
+        [a, b, c, d] => i64::from(i32::from_le_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => i64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        _ => unreachable!("numbers of 32 or 64 bits"),
+    });
+    for (value, number) in as_f32s(&mut values).iter_mut().zip(numbers) {
+        let expert = usize::try_from(number).ok().filter(|&n| n < n_experts);
+        let Some(expert) = expert else {
+            return Err(RuntimeError::NoSuchExpert {
+                path: rows.path().to_owned(),
+                tensor: rows.name().to_owned(),
+                number,
+                n_experts,
+            });
+        };
+        *value = expert as f32;
+    }
+    let shape = (rows.rows, rows.cols);
+    Ok(StoredWeight::dense(
+        DType::F32,
+        shape,
+        HostBytes::new(values),
+    ))
 }
 
 /// The rows, taken as elements of `dtype`, in a 4-bit encoding.

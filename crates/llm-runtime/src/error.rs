@@ -142,6 +142,18 @@ pub enum RuntimeError {
         /// The encoding.
         scheme: Scheme,
     },
+    /// A table of experts that names one which is not there.
+    #[error("{path}: tensor `{tensor}` names expert {number}, and the layer has {n_experts}")]
+    NoSuchExpert {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The number.
+        number: i64,
+        /// Experts of the layer.
+        n_experts: usize,
+    },
     /// Weights that no quantization can represent.
     #[error("{path}: tensor `{tensor}` cannot be quantized: {}", unquantizable(*value))]
     NotQuantizable {
@@ -290,6 +302,7 @@ impl RuntimeError {
             | RuntimeError::QuantizedPart { .. }
             | RuntimeError::AlreadyQuantized { .. }
             | RuntimeError::NotEncodable { .. }
+            | RuntimeError::NoSuchExpert { .. }
             | RuntimeError::NotQuantizable { .. }
             | RuntimeError::WeightDType { .. }
             | RuntimeError::OffloadFolder { .. }

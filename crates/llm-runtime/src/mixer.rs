@@ -6,6 +6,7 @@ mod cross;
 mod delta;
 mod index;
 mod latent;
+mod shared_key;
 mod state_space;
 
 use llm_arch::{AttentionSpec, HybridOf, LinearOf, MixerOf, Positions, RotarySpec};
@@ -29,6 +30,7 @@ pub(crate) fn forward<B: Backend>(
     let MixerState {
         kv,
         index,
+        entries,
         conv,
         rule,
     } = state;
@@ -36,6 +38,9 @@ pub(crate) fn forward<B: Backend>(
         MixerOf::Attention(weights) => attention::forward(weights, call, io, a, own(kv)),
         MixerOf::Latent(weights) => {
             latent::forward(weights, call, io, a, (own(kv), index.as_mut()))
+        }
+        MixerOf::SharedKey(weights) => {
+            shared_key::forward(weights, call, io, a, (own(kv), entries))
         }
         MixerOf::Conv(weights) => conv::forward(weights, call, io, a, &mut conv[0]),
         MixerOf::Delta(weights) => delta::forward(weights, call, io, a, (conv, own(rule))),

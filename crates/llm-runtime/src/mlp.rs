@@ -320,6 +320,11 @@ fn dense<B: Backend>(
             queue.gate(activation, x, &mut a.rows.gated, width, n_tokens)?;
             &a.rows.gated
         }
+        (NonLinearity::Clamped(gate), gating) => {
+            assert_ne!(gating, Gating::None, "a clamped gate gates");
+            queue.gate_clamped(&gate, x, &mut a.rows.gated, width, n_tokens)?;
+            &a.rows.gated
+        }
         (NonLinearity::Xielu, gating) => {
             assert_eq!(gating, Gating::None, "xIELU activates what no gate is for");
             let numbers = xielu.as_ref().expect("xIELU has numbers");
@@ -415,6 +420,7 @@ fn route<B: Backend>(
         spec,
         router,
         correction,
+        by_token,
         latent,
         shared: _,
         apart: _,
@@ -422,11 +428,14 @@ fn route<B: Backend>(
     let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
     let (router, out) = (from_ref(router), (Output::Write, &mut a.rows.scores));
     apply::<B>(queue, router, &a.rows.normed, out, n_tokens)?;
+    if let Some(table) = by_token {
+        queue.embed(table, &a.ids, n_tokens, 1.0, &mut a.rows.gathered)?;
+    }
     let routes = a.routes.as_mut().expect(ROUTED);
     let vectors = RouterVectors {
         correction: correction.as_ref(),
         scales: None,
-        chosen: None,
+        chosen: by_token.as_ref().map(|_| &a.rows.gathered),
     };
     queue.route(&spec.routing, vectors, &a.rows.scores, routes, n_tokens)?;
     if let Some(latent) = latent {

@@ -60,7 +60,7 @@ impl BoundModel {
         let is_converted = match slot.kind {
             TensorKind::Projection | TensorKind::Both => skips != Some(true),
             TensorKind::Head => skips == Some(false),
-            TensorKind::WideProjection | TensorKind::Other => false,
+            TensorKind::WideProjection | TensorKind::Other | TensorKind::Single => false,
         };
         (!is_converted).then_some(WhyUnread::Skipped)
     }

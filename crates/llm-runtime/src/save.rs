@@ -5,7 +5,7 @@ pub(crate) mod parts;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use llm_arch::{HubForm, Module, Slot, Stored, Unit};
+use llm_arch::{HubForm, Module, Role, Slot, Stored, Unit};
 use llm_checkpoint::{NewTensor, ShardWriter};
 use llm_plan::{Encodings, RunOn};
 use llm_quant::{Encoder, Scheme};
@@ -191,6 +191,9 @@ impl<'a> Save<'a> {
 
     /// The scheme in which a tensor is written.
     fn kept(&self, bound: &BoundTensor<'_>) -> Scheme {
+        if bound.slot.role == Role::RouterTokens {
+            return bound.scheme;
+        }
         let dense = Encodings {
             quant: None,
             ..self.encodings

@@ -13,7 +13,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use llm_arch::{BlockOf, ExpertOf, MlpSpec, ModelSpec, NormOf, Role, Side, StreamsEndOf, Unit};
+use llm_arch::{
+    BlockOf, ExpertOf, LayerSpec, MlpSpec, ModelSpec, NormOf, Role, Side, StreamsEndOf, Unit,
+};
 use llm_backend::{Backend, DeviceInfo, Ops, Queue};
 use llm_plan::{ActivationWidths, Home, StagePlan, Term, workspace_shape};
 use llm_tensor::Bytes;
@@ -300,6 +302,15 @@ impl<B: Backend> Stages for BackendStages<B> {
         if !layers.is_empty() {
             for kind in 0..self.angles.n_kinds() {
                 queue.upload(self.angles.table(kind, pass), &mut a.rows.angles[kind])?;
+            }
+            let layers_of = &spec.decoder.layers[layers.clone()];
+            let is_by_token = |layer: &LayerSpec| layer.mlp.experts().is_some_and(|of| of.by_token);
+            if layers_of.iter().any(is_by_token) {
+                queue.upload_index(pass.ids, &mut a.ids)?;
+            }
+            for (i, kind) in spec.decoder.entry_kinds().into_iter().enumerate() {
+                let to = &mut a.rows.angles[self.angles.n_kinds() + i];
+                queue.upload(self.angles.entries(kind, pass), to)?;
             }
             self.sequences.begin(queue, pass.sequences)?;
             for state in self.states.values_mut() {

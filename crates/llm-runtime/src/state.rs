@@ -3,8 +3,8 @@
 use llm_arch::{AttentionSpec, MixerSpec, ModelSpec};
 use llm_backend::{Allocation, Backend, Ops, Rows, StateBatch};
 use llm_plan::{
-    KvTable, Limits, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_tables, own_kv_shapes,
-    state_shapes,
+    EntryShapes, KvTable, Limits, PoolShapes, conv_state_shape, cross_kv_shape, encoder_kv_shape,
+    kv_tables, state_shapes,
 };
 use llm_tensor::{Bytes, DType, KvShape, StateShape};
 
@@ -25,6 +25,8 @@ pub(crate) struct MixerState<B: Backend> {
     pub(crate) kv: Option<KvState<B>>,
     /// Keys by which positions are selected.
     pub(crate) index: Option<KvState<B>>,
+    /// What runs of positions are compressed to: what it sees of that, and by which it selects of it.
+    pub(crate) entries: [Option<EntryState<B>>; 2],
     /// Inputs of the last positions, of each convolution.
     pub(crate) conv: Vec<SlotState<B>>,
     /// What a delta rule corrects or a state space adds up.
@@ -43,6 +45,15 @@ pub(crate) struct KvState<B: Backend> {
     pub(crate) pool: B::KvPool,
     /// Index of its block tables.
     pub(crate) group: usize,
+}
+
+/// What runs of positions are compressed to.
+pub(crate) struct EntryState<B: Backend> {
+    /// Features of the last positions as keys, and their gates as values.
+    pub(crate) features: KvState<B>,
+    pub(crate) entries: KvState<B>,
+    /// Positions of a run.
+    pub(crate) rate: usize,
 }
 
 /// Blocks of all layers' states, by sequence.
@@ -68,7 +79,11 @@ impl<B: Backend> LayerState<B> {
         sequences: &SequenceBlocks<B>,
         (limits, dtype): (&Limits, DType),
     ) -> Result<Self> {
-        let [own, index] = own_kv_shapes(mixer, limits, dtype);
+        let PoolShapes {
+            own,
+            index,
+            entries,
+        } = PoolShapes::of(mixer, limits, dtype);
         let convolved = |elements| {
             let [conv, rule] = state_shapes(elements, limits);
             (vec![conv], Some(rule))
@@ -85,11 +100,14 @@ impl<B: Backend> LayerState<B> {
             }
             MixerSpec::StateSpace(space) => convolved(space.elements()),
             MixerSpec::Hybrid(hybrid) => convolved(hybrid.space.elements()),
-            MixerSpec::Attention(_) | MixerSpec::Latent(_) | MixerSpec::Absent => {
-                (Vec::new(), None)
-            }
+            MixerSpec::Attention(_)
+            | MixerSpec::Latent(_)
+            | MixerSpec::SharedKey(_)
+            | MixerSpec::Absent => (Vec::new(), None),
         };
         let kv = |shape: KvShape| KvState::new(backend, &shape, &sequences.own);
+        let of_entries = |shapes: EntryShapes| EntryState::new(backend, &shapes, &sequences.own);
+        let [seen, compared] = entries.map(|shapes| shapes.map(of_entries).transpose());
         let slots = |shape: StateShape| SlotState::new(backend, shape);
         let cross = match (mixer, &sequences.encoded) {
             (MixerSpec::Attention(attention), Some(encoded)) => {
@@ -102,6 +120,7 @@ impl<B: Backend> LayerState<B> {
             mixer: MixerState {
                 kv: own.map(kv).transpose()?,
                 index: index.map(kv).transpose()?,
+                entries: [seen?, compared?],
                 conv: conv.into_iter().map(slots).collect::<Result<_>>()?,
                 rule: rule.map(slots).transpose()?,
             },
@@ -122,6 +141,7 @@ impl<B: Backend> LayerState<B> {
             mixer: MixerState {
                 kv: Some(KvState::new(backend, &shape, &own)?),
                 index: None,
+                entries: [None, None],
                 conv: Vec::new(),
                 rule: None,
             },
@@ -142,8 +162,7 @@ impl<B: Backend> LayerState<B> {
         sequences: &SequenceBlocks<B>,
     ) -> Result<()> {
         // States of one size are nobody else's.
-        let MixerState { kv, index, .. } = &mut self.mixer;
-        for kv in [kv, index].into_iter().flatten() {
+        for kv in self.mixer.pools_mut() {
             match sequences.own.copies(kv.group) {
                 [] => {}
                 copies => queue.copy_blocks(&mut kv.pool, copies)?,
@@ -159,6 +178,7 @@ impl<B: Backend> LayerState<B> {
             rule,
             kv: _,
             index: _,
+            entries: _,
         } = &mut self.mixer;
         for state in conv.iter_mut().chain(rule) {
             state.copy(queue, slots)?;
@@ -168,16 +188,42 @@ impl<B: Backend> LayerState<B> {
 
     /// Memory once all positions are taken.
     pub(crate) fn bytes(&self) -> Bytes {
-        let MixerState {
-            kv,
-            index,
-            conv,
-            rule,
-        } = &self.mixer;
-        let pools = [kv, index, &self.cross].into_iter().flatten();
+        let MixerState { conv, rule, .. } = &self.mixer;
+        let pools = self.mixer.pools().chain(&self.cross);
         let slots = conv.iter().chain(rule);
         pools.map(|kv| kv.pool.bytes()).sum::<Bytes>()
             + slots.map(|state| state.buffer.bytes()).sum()
+    }
+}
+
+impl<B: Backend> MixerState<B> {
+    /// All pools.
+    fn pools(&self) -> impl Iterator<Item = &KvState<B>> {
+        let own = [&self.kv, &self.index].into_iter().flatten();
+        let entries = self.entries.iter().flatten();
+        own.chain(entries.flat_map(|of| [&of.features, &of.entries]))
+    }
+
+    fn pools_mut(&mut self) -> impl Iterator<Item = &mut KvState<B>> {
+        let own = [&mut self.kv, &mut self.index].into_iter().flatten();
+        let entries = self.entries.iter_mut().flatten();
+        own.chain(entries.flat_map(|of| [&mut of.features, &mut of.entries]))
+    }
+}
+
+impl<B: Backend> EntryState<B> {
+    fn new(backend: &B, shapes: &EntryShapes, blocks: &Blocks<B>) -> Result<Self> {
+        let entries = &shapes.entries;
+        let block_len = backend.kv_block_len(entries);
+        let table = KvTable::of_entries(entries, block_len, shapes.rate);
+        Ok(EntryState {
+            features: KvState::new(backend, &shapes.features, blocks)?,
+            entries: KvState {
+                pool: backend.kv_pool(entries)?,
+                group: blocks.group(table),
+            },
+            rate: shapes.rate,
+        })
     }
 }
 

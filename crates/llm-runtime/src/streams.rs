@@ -2,8 +2,12 @@
 
 use std::slice::from_ref;
 
-use llm_arch::{AltUpOf, CollapseOf, LaurelOf, LinearOf, ProjectionOf};
-use llm_backend::{Added, Backend, Groups, Heads, Ops, Output, StreamMix, StreamSum, Streams};
+use llm_arch::{
+    AltUpOf, CollapseOf, LaurelOf, LinearOf, ProjectionOf, StreamWeightsOf, StreamsJoin,
+};
+use llm_backend::{
+    Added, Backend, Groups, Heads, Ops, Output, StreamMix, StreamSum, StreamWeights, Streams,
+};
 
 use crate::Result;
 use crate::activations::Activations;
@@ -37,8 +41,11 @@ pub(crate) fn collapse<B: Backend>(
     n_tokens: usize,
 ) -> Result<()> {
     let streams = a.streams();
+    let others = match collapse {
+        CollapseOf::Mean(others) => others,
+        CollapseOf::Weighed(of) => return read(queue, (of, true), a, n_tokens),
+    };
     let rows = &mut a.rows;
-    let CollapseOf::Mean(others) = collapse;
     for (i, project) in others.parts().iter().enumerate() {
         let [from, to] = [Way::From, Way::To].map(|way| copy(streams, way(i + 1)));
         queue.ungroup(&from, &rows.streams, &mut rows.normed, n_tokens)?;
@@ -54,6 +61,78 @@ pub(crate) fn collapse<B: Backend>(
         factor: (streams.n as f32).recip(),
     };
     Ok(queue.sum_streams(&mean, &rows.mixing, &rows.streams, &mut rows.x, n_tokens)?)
+}
+
+/// Makes all streams the row in `a.rows.x`.
+pub(crate) fn repeat<B: Backend>(
+    queue: &mut B::Queue,
+    a: &mut Activations<B>,
+    n_tokens: usize,
+) -> Result<()> {
+    let streams = a.streams();
+    let rows = &mut a.rows;
+    // Of what was there nothing is read: it need not be numbers.
+    for i in 0..streams.n {
+        let to = copy(streams, Way::To(i));
+        queue.ungroup(&to, &rows.x, &mut rows.streams, n_tokens)?;
+    }
+    Ok(())
+}
+
+/// Weighs streams, in `a.rows.mixing`, and makes the sum that a sublayer reads of them, in `a.rows.x`; they may be but read.
+pub(crate) fn read<B: Backend>(
+    queue: &mut B::Queue,
+    (of, only_read): (&StreamWeightsOf<B::Weight>, bool),
+    a: &mut Activations<B>,
+    n_tokens: usize,
+) -> Result<()> {
+    let StreamsJoin::Hyper(hyper) = of.spec.join else {
+        unreachable!("streams that are weighed are those of hyper-connections")
+    };
+    let (streams, rows) = (a.streams(), &mut a.rows);
+    let out = (Output::Write, &mut rows.mixing);
+    apply::<B>(queue, from_ref(&of.products), &rows.streams, out, n_tokens)?;
+    let op = StreamWeights {
+        streams,
+        norm_eps: of.norm_eps,
+        scale: &of.scale,
+        base: &of.base,
+        eps: hyper.eps,
+        n_rounds: hyper.n_rounds,
+        only_read,
+    };
+    queue.weigh_streams(&op, &rows.streams, &mut rows.mixing, n_tokens)?;
+    let sum = StreamSum {
+        streams,
+        row_width: op.n_weights(),
+        column: Some(0),
+        factor: 1.0,
+    };
+    Ok(queue.sum_streams(&sum, &rows.mixing, &rows.streams, &mut rows.x, n_tokens)?)
+}
+
+/// Makes streams of each other and of what a sublayer made, in `a.rows.x`, by the weights that [`read`] made.
+pub(crate) fn write<B: Backend>(
+    queue: &mut B::Queue,
+    a: &mut Activations<B>,
+    n_tokens: usize,
+) -> Result<()> {
+    let streams = a.streams();
+    let n = streams.n;
+    let mix = StreamMix {
+        streams,
+        row_width: n * (2 + n),
+        own: 0.0,
+        mixed: Some(2 * n),
+        added: Some(Added {
+            first: 0,
+            offset: 0.0,
+            column: Some(n),
+        }),
+    };
+    let rows = &mut a.rows;
+    let (by, x) = (&rows.mixing, Some(&rows.x));
+    Ok(queue.mix_streams(&mix, by, x, &mut rows.streams, n_tokens)?)
 }
 
 /// Predicts the streams of each other, and takes the first to `a.rows.x`.

@@ -13,6 +13,8 @@ pub(super) struct Values {
     residual_damping: f32,
     /// The mean of gains: families differ in whether they store them or their distance from one.
     gain: f32,
+    /// Experts of the layers that have some.
+    n_experts: usize,
 }
 
 impl Values {
@@ -20,6 +22,7 @@ impl Values {
         Values {
             seed,
             gain: 1.0 - stack.norm.gain_offset,
+            n_experts: (stack.layers.iter().map(|layer| layer.mlp.n_experts()).max()).unwrap_or(0),
             // Two such matrices per layer: the variances of what they add sum to about 1.
             residual_damping: (2.0 * stack.n_layers() as f32).sqrt(),
         }
@@ -35,6 +38,11 @@ impl Values {
         dtype: DType,
         mut sink: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
+        let letters = slot.name.bytes().map(u64::from);
+        let key = letters.fold(self.seed, |key, letter| scramble(key ^ letter));
+        if slot.role == Role::RouterTokens {
+            return sink(&self.experts(slot, key));
+        }
         let draw: fn(&[u8], u64, &mut [u8]) = match dtype.size() {
             2 => draw::<2>,
             4 => draw::<4>,
@@ -45,8 +53,6 @@ impl Values {
         let mut table = vec![0; samples.len() * dtype.size()];
         f32_to_le_bytes(&samples, dtype, &mut table)?;
 
-        let letters = slot.name.bytes().map(u64::from);
-        let key = letters.fold(self.seed, |key, letter| scramble(key ^ letter));
         let n_bytes = slot.n_elements() * dtype.size() as u64;
         let mut bytes = vec![0; n_bytes.min(BATCH) as usize];
         for start in (0..n_bytes).step_by(BATCH as usize) {
@@ -59,6 +65,14 @@ impl Values {
             sink(batch)?;
         }
         Ok(())
+    }
+
+    /// Experts of each token, that follow each other from one drawn.
+    fn experts(&self, slot: &Slot, key: u64) -> Vec<u8> {
+        let ((rows, cols), n) = (slot.matrix(), self.n_experts as u64);
+        let row = |row| (0..cols as u64).map(move |i| (scramble(key ^ row) % n + i) % n);
+        let experts = (0..rows as u64).flat_map(row);
+        experts.flat_map(u64::to_le_bytes).collect()
     }
 
     /// The mean and the standard deviation of a tensor's values.
@@ -74,10 +88,15 @@ impl Values {
             }
             Role::ProjectIn | Role::ProjectOut | Role::Router | Role::RelativeBias => (0.0, matrix),
             Role::Qkv | Role::Q | Role::K | Role::V => (0.0, matrix),
-            Role::CrossQ | Role::CrossK | Role::CrossV => (0.0, matrix),
-            Role::QDown | Role::QUp | Role::KvDown => (0.0, matrix),
-            Role::KvUp | Role::KeysUp | Role::ValuesUp => (0.0, matrix),
-            Role::IndexQ | Role::IndexK | Role::IndexWeights => (0.0, matrix),
+            Role::CrossQ | Role::CrossK | Role::CrossV | Role::RouterTokens => (0.0, matrix),
+            Role::QDown | Role::QUp | Role::KvDown | Role::KvUp => (0.0, matrix),
+            Role::IndexQ | Role::IndexK | Role::LaurelDown | Role::LaurelUp => (0.0, matrix),
+            Role::EntryFeatures | Role::EntryGates | Role::EntryPlaces => (0.0, matrix),
+            Role::IndexFeatures | Role::IndexGates | Role::IndexPlaces => (0.0, matrix),
+            Role::KeysUp | Role::ValuesUp | Role::IndexWeights | Role::OutGroups => (0.0, matrix),
+            Role::MixerStreams | Role::MlpStreams | Role::EndStreams => (0.0, matrix),
+            Role::MixerStreamsBase | Role::MlpStreamsBase | Role::EndStreamsBase => (0.0, 0.02),
+            Role::MixerStreamsScale | Role::MlpStreamsScale | Role::EndStreamsScale => (1.0, 0.1),
             Role::Gate | Role::Up | Role::GateUp | Role::ExpertsIn => (0.0, matrix),
             Role::SharedScore | Role::SharedGate | Role::SharedUp | Role::SharedGateUp => {
                 (0.0, matrix)
@@ -107,16 +126,16 @@ impl Values {
             | Role::ExpertsOut
             | Role::SharedDown => (0.0, matrix / self.residual_damping),
             Role::EmbedNorm | Role::AttnNorm | Role::MlpNorm | Role::FinalNorm => (self.gain, 0.1),
-            Role::PostAttnNorm | Role::PostMlpNorm | Role::CrossNorm => (self.gain, 0.1),
-            Role::PostPerLayerNorm | Role::StreamNorm | Role::LaurelNorm => (self.gain, 0.1),
+            Role::PostAttnNorm | Role::PostMlpNorm | Role::PostPerLayerNorm => (self.gain, 0.1),
+            Role::CrossNorm | Role::EntryNorm | Role::IndexNorm => (self.gain, 0.1),
+            Role::StreamNorm | Role::LaurelNorm => (self.gain, 0.1),
             Role::StreamIn1 | Role::StreamIn2 | Role::StreamIn3 => (0.0, matrix),
             Role::StreamOut1 | Role::StreamOut2 | Role::StreamOut3 => (0.0, matrix),
             Role::StreamRouter | Role::StreamPredict | Role::StreamCorrect => (0.0, matrix),
-            Role::LaurelDown | Role::LaurelUp => (0.0, matrix),
-            Role::StreamScale => (1.0, 0.1),
             Role::QNorm | Role::KNorm | Role::IndexKNorm | Role::PerLayerNorm => (self.gain, 0.1),
             Role::RopeFactors => (1.0, 0.0),
-            Role::LayerScale | Role::RouterNorm | Role::RouterScales => (1.0, 0.1),
+            Role::LayerScale | Role::StreamScale => (1.0, 0.1),
+            Role::RouterNorm | Role::RouterScales => (1.0, 0.1),
             Role::ExpertsNorm | Role::PostExpertsNorm | Role::PostSharedNorm => (self.gain, 0.1),
             Role::EmbedNormBias
             | Role::AttnNormBias

@@ -79,6 +79,7 @@ impl ExpertsSpec {
             bias: false,
             fused: false,
             weighs_inputs: false,
+            by_token: false,
             shared: None,
         }
     }

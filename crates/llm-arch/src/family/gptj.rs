@@ -74,6 +74,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         base: 10_000.0,
         pairing: Pairing::Adjacent,
         scaling: RopeScaling::None,
+        turns_back: false,
     };
     let width = config
         .opt_count("n_inner")?

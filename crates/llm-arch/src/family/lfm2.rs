@@ -190,6 +190,7 @@ fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, A
     let conv = layers.iter().find_map(|layer| match layer.mixer {
         MixerSpec::Attention(_)
         | MixerSpec::Latent(_)
+        | MixerSpec::SharedKey(_)
         | MixerSpec::Delta(_)
         | MixerSpec::StateSpace(_)
         | MixerSpec::Hybrid(_)
@@ -202,6 +203,7 @@ fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, A
     let types = layers.iter().map(|layer| match layer.mixer {
         MixerSpec::Attention(_)
         | MixerSpec::Latent(_)
+        | MixerSpec::SharedKey(_)
         | MixerSpec::Delta(_)
         | MixerSpec::StateSpace(_)
         | MixerSpec::Hybrid(_)

@@ -141,6 +141,7 @@ pub(super) static QWEN3_NEXT: Family = Family {
                     }
                     MixerSpec::Delta(delta) => delta.packing = DeltaPacking::PairsPerKeyHead,
                     MixerSpec::Latent(_)
+                    | MixerSpec::SharedKey(_)
                     | MixerSpec::Conv(_)
                     | MixerSpec::StateSpace(_)
                     | MixerSpec::Hybrid(_)

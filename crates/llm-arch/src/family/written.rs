@@ -94,6 +94,7 @@ pub(super) fn mlp(spec: &ModelSpec) -> Result<DenseMlp> {
 pub(super) fn activation(mlp: &DenseMlp) -> Result<Activation> {
     match mlp.activation {
         NonLinearity::Of(activation) => Ok(activation),
+        NonLinearity::Clamped(_) => none("its activation is clamped"),
         NonLinearity::Xielu => none("its activation has numbers of its own"),
     }
 }

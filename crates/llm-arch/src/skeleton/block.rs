@@ -4,8 +4,9 @@
 
 use super::Role;
 use crate::spec::{
-    AttentionSpec, DeltaSpec, DenseMlp, ExpertsSpec, IndexHeads, LatentSpec, NormSpec,
-    PerLayerPart, Residual, ShortConvSpec, StateSpaceSpec, StreamsSpec,
+    AttentionSpec, DeltaSpec, DenseMlp, EntriesSpec, EntryIndexSpec, ExpertsSpec, IndexHeads,
+    LatentSpec, NormSpec, PerLayerPart, Residual, SharedKeySpec, ShortConvSpec, StateSpaceSpec,
+    StreamsSpec,
 };
 
 /// A unit's tensors, of which each can be made into something else.
@@ -87,6 +88,32 @@ pub struct BlockOf<T> {
 pub enum StreamsOf<T> {
     /// Alternating updates.
     AltUp(AltUpOf<T>),
+    /// Hyper-connections.
+    Hyper(HyperOf<T>),
+}
+
+/// Hyper-connections of a block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HyperOf<T> {
+    /// Around the mixer.
+    pub mixer: StreamWeightsOf<T>,
+    /// Around the feed-forward.
+    pub mlp: StreamWeightsOf<T>,
+}
+
+/// What weights of streams are made by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StreamWeightsOf<T> {
+    /// Streams.
+    pub spec: StreamsSpec,
+    /// Added to their mean square.
+    pub norm_eps: f32,
+    /// Products with all streams of a row, `[weights, streams · hidden]`.
+    pub products: LinearOf<T>,
+    /// Added to them, `[weights]`.
+    pub base: T,
+    /// Multiplies them, one of each part.
+    pub scale: T,
 }
 
 /// Alternating updates of a block.
@@ -133,6 +160,8 @@ pub struct StreamsEndOf<T> {
 pub enum CollapseOf<T> {
     /// The mean of the first and of projections of the others, which have its magnitude.
     Mean(ProjectionOf<T>),
+    /// A weighted sum.
+    Weighed(StreamWeightsOf<T>),
 }
 
 /// A layer's part of the rows that layers take in beside the residual.
@@ -171,6 +200,8 @@ pub enum MixerOf<T> {
     Attention(AttentionOf<T>),
     /// Attention to latents.
     Latent(LatentOf<T>),
+    /// Attention to one key of all heads.
+    SharedKey(SharedKeyOf<T>),
     /// A gated short convolution.
     Conv(ShortConvOf<T>),
     /// A gated delta rule.
@@ -312,6 +343,62 @@ pub struct IndexOf<T> {
     pub weigh: LinearOf<T>,
 }
 
+/// Attention to one key of all heads, which is their value too.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SharedKeyOf<T> {
+    /// Heads.
+    pub spec: SharedKeySpec,
+    /// To the latent of queries, and its norm.
+    pub q_latent: LatentInputOf<T>,
+    /// Queries, of their latent.
+    pub q: LinearOf<T>,
+    /// The key, and its norm.
+    pub k: LatentInputOf<T>,
+    /// What runs of positions are compressed to, where that is seen.
+    pub entries: Option<EntriesOf<T>>,
+    /// From the results of each group of heads, by rows of its own: `[n_groups · group_rank, elements of a group]`.
+    pub groups: LinearOf<T>,
+    /// From all groups to the residual.
+    pub out: LinearOf<T>,
+    /// A score of each head beside those of positions.
+    pub sinks: T,
+}
+
+/// What runs of positions are compressed to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EntriesOf<T> {
+    /// Runs.
+    pub spec: EntriesSpec,
+    /// Entries as keys.
+    pub keys: CompressedOf<T>,
+    /// Their selection.
+    pub index: Option<EntryIndexOf<T>>,
+}
+
+/// Selection of entries.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EntryIndexOf<T> {
+    /// Heads.
+    pub spec: EntryIndexSpec,
+    /// Keys that stand for entries.
+    pub keys: CompressedOf<T>,
+    /// Queries, of the latent of attention's.
+    pub q: LinearOf<T>,
+    /// Weights of heads, of the input.
+    pub weigh: LinearOf<T>,
+}
+
+/// Projections of what runs of positions are compressed of, and what becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CompressedOf<T> {
+    /// Features and their gates.
+    pub project: ProjectionOf<T>,
+    /// Added to gates by the place in a run, `[rate, features]`.
+    pub places: T,
+    /// Norm of entries.
+    pub norm: NormOf<T>,
+}
+
 /// From the input to a latent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LatentInputOf<T> {
@@ -336,6 +423,10 @@ pub struct CrossOf<T> {
 
 /// Feed-forward.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a model has one for each layer, and they are copied as plain data"
+)]
 pub enum MlpOf<T> {
     /// One for all tokens.
     Dense(DenseOf<T>),
@@ -378,6 +469,8 @@ pub struct ExpertsOf<T> {
     pub router: LinearOf<T>,
     /// Corrects their ranks, `[n_experts]`.
     pub correction: Option<T>,
+    /// Experts of each token, `[vocab, n_active]`.
+    pub by_token: Option<T>,
     /// Around experts whose rows are narrower than the residual's.
     pub latent: Option<LatentExpertsOf<T>>,
     /// An expert that all tokens go to.
@@ -595,12 +688,18 @@ map_fields!(NormOf { spec; ; gain; bias });
 map_fields!(LinearOf { ; ; weight; bias });
 map_fields!(BlockOf { ; mixer cross mlp per_layer streams; ; scale });
 map_fields!(AltUpOf { spec; norm router predict correct laurel; ; scale });
+map_fields!(HyperOf { ; mixer mlp; ; });
+map_fields!(StreamWeightsOf { spec norm_eps; products; base scale; });
 map_fields!(LaurelOf { ; down up norm; ; });
 map_fields!(StreamsEndOf { ; collapse norm; ; });
 map_fields!(PerLayerOf { spec; gate out norm; ; });
 map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; sinks });
 map_fields!(LatentOf { spec; q_latent q kv_latent kv values out index; ; });
 map_fields!(IndexOf { spec; q k k_norm weigh; ; });
+map_fields!(SharedKeyOf { spec; q_latent q k entries groups out; sinks; });
+map_fields!(EntriesOf { spec; keys index; ; });
+map_fields!(EntryIndexOf { spec; keys q weigh; ; });
+map_fields!(CompressedOf { ; project norm; places; });
 map_fields!(LatentInputOf { ; project norm; ; });
 map_fields!(DeltaOf { spec; project latents taps norm out; rate offset; });
 map_fields!(DeltaLatentsOf { ; gate_down gate_up decay_down decay_up; ; });
@@ -610,7 +709,7 @@ map_fields!(ShortConvOf { spec; project taps out; ; });
 map_fields!(CrossOf { spec; q kv out; ; });
 map_fields!(DenseOf { spec; up down xielu; ; });
 map_fields!(XieluOf { ; ; alpha_p alpha_n beta eps; });
-map_fields!(ExpertsOf { spec; router latent shared apart; ; correction });
+map_fields!(ExpertsOf { spec; router latent shared apart; ; correction by_token });
 map_fields!(ApartOf { ; router before after after_shared; scales; });
 map_fields!(LatentExpertsOf { ; enter leave; ; });
 map_fields!(SharedOf { ; mlp score; ; });
@@ -634,9 +733,9 @@ macro_rules! map_variants {
     };
 }
 
-map_variants!(MixerOf { ; Attention Latent Conv Delta StateSpace Hybrid });
-map_variants!(StreamsOf { ; AltUp });
-map_variants!(CollapseOf { ; Mean });
+map_variants!(MixerOf { ; Attention Latent SharedKey Conv Delta StateSpace Hybrid });
+map_variants!(StreamsOf { ; AltUp Hyper });
+map_variants!(CollapseOf { ; Mean Weighed });
 map_variants!(MlpOf { ; Dense Experts });
 map_variants!(Before { Residual Same; Norm NormOfStart NormResidual });
 map_variants!(After { Add; NormThenAdd AddThenNorm });

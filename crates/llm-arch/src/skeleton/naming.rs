@@ -211,7 +211,8 @@ impl Naming {
                 | TensorKind::Both
                 | TensorKind::Head
                 | TensorKind::Other,
-            ) => (Stored::AsIs, Module::Linear),
+            )
+            | (_, TensorKind::Single) => (Stored::AsIs, Module::Linear),
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Deref;
 
+use llm_tensor::DType;
+
 use crate::spec::Side;
 
 /// The smallest placeable part of a model.
@@ -98,6 +100,19 @@ roles! {
     IndexKNorm + IndexKNormBias: Other;
     // A few rows that transformers quantizes as little as the router's.
     IndexWeights: Other;
+    /// Features of positions that entries are compressed of, their gates, what is added to these by the place in a run,
+    /// `[rate, features]`, and the norm of entries;
+    EntryFeatures: Projection;
+    EntryGates: Projection;
+    EntryPlaces: Other;
+    EntryNorm: Other;
+    /// and the same of the keys by which entries are selected.
+    IndexFeatures: Projection;
+    IndexGates: Projection;
+    IndexPlaces: Other;
+    IndexNorm: Other;
+    /// From each group of heads' results by rows of its own.
+    OutGroups: Both;
     /// Scores of heads beside those of positions, `[heads]`.
     Sinks: Other;
     /// Gates and input of a short convolution in one, rows `[B | C | x]`.
@@ -150,6 +165,8 @@ roles! {
     Router + RouterBias: Other;
     /// Corrects the experts' ranks, `[experts]`.
     RouterCorrection: Other;
+    /// Experts of each token, `[tokens, active experts]`.
+    RouterTokens: Single;
     /// From the residual to the narrower rows of experts, and back.
     ExpertsIn: Projection;
     ExpertsOut: Projection;
@@ -199,6 +216,17 @@ roles! {
     StreamCorrect: Projection;
     /// Multiplies the first stream where it gates a layer's inputs, `[hidden]`.
     StreamScale: Other;
+    /// Products with all streams of which weights are made, what is added to them, and what multiplies them: around the mixer,
+    /// the feed-forward, and where streams are made one row.
+    MixerStreams: Single;
+    MixerStreamsBase: Single;
+    MixerStreamsScale: Single;
+    MlpStreams: Single;
+    MlpStreamsBase: Single;
+    MlpStreamsScale: Single;
+    EndStreams: Single;
+    EndStreamsBase: Single;
+    EndStreamsScale: Single;
     /// A learned residual beside the mixer: to few features, from them, and the norm of that.
     LaurelDown: Projection;
     LaurelUp: Projection;
@@ -268,6 +296,14 @@ impl Slot {
         match self.shape {
             Extents::Matrix([rows, cols]) => (rows, cols),
             Extents::Vector([width]) => (1, width),
+        }
+    }
+
+    /// The type of its elements in a checkpoint of weights in `dtype`.
+    pub fn stored_dtype(&self, dtype: DType) -> DType {
+        match self.role {
+            Role::RouterTokens => DType::I64,
+            _ => dtype,
         }
     }
 
@@ -463,10 +499,13 @@ pub enum TensorKind {
     Projection,
     /// One whose results leave the range of f16: beside tensors in f16 it is kept in f32.
     WideProjection,
-    /// One that other vectors are multiplied with from its other side, by columns: it is never quantized.
+    /// One of whose rows each head has its own, which may be multiplied with from their other side, by columns: it is never
+    /// quantized.
     Both,
     /// The matrix that makes logits.
     Head,
     /// A vector or a table.
     Other,
+    /// A few numbers on which much hangs: they are kept in f32, whatever is asked for.
+    Single,
 }

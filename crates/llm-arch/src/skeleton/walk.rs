@@ -5,19 +5,20 @@ use std::convert::Infallible;
 use llm_tensor::Gate;
 
 use super::block::{
-    After, AltUpOf, ApartOf, AttentionOf, Before, BlockOf, CollapseOf, CrossOf, DeltaLatentsOf,
-    DeltaOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, IndexOf, InputOf,
-    LatentExpertsOf, LatentInputOf, LatentOf, LaurelOf, LinearOf, MixerOf, MlpOf, NormOf,
-    PerLayerOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, StreamsEndOf, StreamsOf,
-    SublayerOf, TryMap, XieluOf,
+    After, AltUpOf, ApartOf, AttentionOf, Before, BlockOf, CollapseOf, CompressedOf, CrossOf,
+    DeltaLatentsOf, DeltaOf, DenseOf, EmbeddingOf, EntriesOf, EntryIndexOf, ExpertOf, ExpertsOf,
+    HeadOf, HybridOf, HyperOf, IndexOf, InputOf, LatentExpertsOf, LatentInputOf, LatentOf,
+    LaurelOf, LinearOf, MixerOf, MlpOf, NormOf, PerLayerOf, ProjectionOf, SharedKeyOf, SharedOf,
+    ShortConvOf, StateSpaceOf, StreamWeightsOf, StreamsEndOf, StreamsOf, SublayerOf, TryMap,
+    XieluOf,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
-    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, ExpertsSpec, FinalNorm, Gating, HeadMatrix,
-    IndexHeads, Join, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOver,
-    NormSpec, Packing, PerLayerPart, PerLayerSpec, Positions, QkNorm, SharedSpec, ShortConvSpec,
-    Side, StateSpaceSpec, StreamsJoin, StreamsSpec,
+    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, EntriesSpec, ExpertsSpec, FinalNorm, Gating,
+    HeadMatrix, IndexHeads, Join, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
+    NonLinearity, NormOver, NormSpec, Packing, PerLayerPart, PerLayerSpec, Positions, QkNorm,
+    SharedKeySpec, SharedSpec, ShortConvSpec, Side, StateSpaceSpec, StreamsJoin, StreamsSpec,
 };
 
 impl ModelSpec {
@@ -102,8 +103,9 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                         self.norms(&norm, part.width)
                     },
                 }),
-                streams: self.spec.decoder.streams.map(|of| match of.join {
-                    StreamsJoin::AltUp(_) => self.of_streams(STREAM_IN, of.n),
+                streams: self.spec.decoder.streams.and_then(|of| match of.join {
+                    StreamsJoin::AltUp(_) => Some(self.of_streams(STREAM_IN, of.n)),
+                    StreamsJoin::Hyper(_) => None,
                 }),
             },
         }
@@ -183,6 +185,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 }
                 MixerSpec::Attention(_)
                 | MixerSpec::Latent(_)
+                | MixerSpec::SharedKey(_)
                 | MixerSpec::Conv(_)
                 | MixerSpec::Delta(_)
                 | MixerSpec::StateSpace(_)
@@ -199,7 +202,15 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
     fn streams(&mut self, spec: StreamsSpec) -> StreamsOf<T> {
         let (n, hidden) = (spec.n, self.spec.hidden);
         let norm = self.spec.decoder.norm;
-        let StreamsJoin::AltUp(of) = spec.join;
+        let of = match spec.join {
+            StreamsJoin::AltUp(of) => of,
+            StreamsJoin::Hyper(_) => {
+                return StreamsOf::Hyper(HyperOf {
+                    mixer: self.stream_weights(MIXER_STREAMS, spec, (3, spec.n_coefficients())),
+                    mlp: self.stream_weights(MLP_STREAMS, spec, (3, spec.n_coefficients())),
+                });
+            }
+        };
         StreamsOf::AltUp(AltUpOf {
             spec,
             norm: self.norms(&norm.of(Role::StreamNorm), hidden),
@@ -213,6 +224,23 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             },
             scale: (of.scales_first).then(|| (self.make)(Role::StreamScale, &[hidden])),
         })
+    }
+
+    /// What makes so many weights of streams, in so many parts, by the roles of products, base and scale.
+    fn stream_weights(
+        &mut self,
+        [products, base, scale]: [Role; 3],
+        spec: StreamsSpec,
+        (n_parts, n_weights): (usize, usize),
+    ) -> StreamWeightsOf<T> {
+        let width = spec.row_width(self.spec.hidden);
+        StreamWeightsOf {
+            spec,
+            norm_eps: self.spec.decoder.norm.eps,
+            products: self.matrix(products, [n_weights, width]),
+            base: (self.make)(base, &[n_weights]),
+            scale: (self.make)(scale, &[n_parts]),
+        }
     }
 
     /// A matrix for each stream but the first.
@@ -238,6 +266,9 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             }
             MixerSpec::Latent(latent) => {
                 self.sublayer(around, |walk| MixerOf::Latent(walk.latent(latent)))
+            }
+            MixerSpec::SharedKey(of) => {
+                self.sublayer(around, |walk| MixerOf::SharedKey(walk.shared_key(of)))
             }
             MixerSpec::Conv(conv) => {
                 self.sublayer(around, |walk| MixerOf::Conv(walk.short_conv(conv)))
@@ -341,6 +372,64 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             k: self.matrix(Role::IndexK, [spec.head_dim, hidden]),
             k_norm: self.norms(&spec.norm.of(Role::IndexKNorm), spec.head_dim),
             weigh: self.matrix(Role::IndexWeights, [spec.n_heads, hidden]),
+        }
+    }
+
+    fn shared_key(&mut self, spec: &SharedKeySpec) -> SharedKeyOf<T> {
+        let (hidden, rank) = (self.spec.hidden, spec.q_rank);
+        let down = self.matrix(Role::QDown, [rank, hidden]);
+        let q_latent = self.latent_input(down, spec.norm.of(Role::QLatentNorm), rank);
+        let q = self.matrix(Role::QUp, [spec.q_width(), rank]);
+        let key = self.matrix(Role::K, [spec.head_dim, hidden]);
+        SharedKeyOf {
+            spec: *spec,
+            q_latent,
+            q,
+            k: self.latent_input(key, spec.norm.of(Role::KNorm), spec.head_dim),
+            entries: spec.entries.map(|entries| self.entries(spec, &entries)),
+            groups: self.matrix(Role::OutGroups, [spec.groups_rank(), spec.group_width()]),
+            out: self.matrix(Role::Out, [hidden, spec.groups_rank()]),
+            sinks: (self.make)(Role::Sinks, &[spec.n_heads]),
+        }
+    }
+
+    fn entries(&mut self, spec: &SharedKeySpec, entries: &EntriesSpec) -> EntriesOf<T> {
+        let keys = [
+            Role::EntryFeatures,
+            Role::EntryGates,
+            Role::EntryPlaces,
+            Role::EntryNorm,
+        ];
+        let index = [
+            Role::IndexFeatures,
+            Role::IndexGates,
+            Role::IndexPlaces,
+            Role::IndexNorm,
+        ];
+        EntriesOf {
+            spec: *entries,
+            keys: self.compressed(keys, (spec, entries, spec.head_dim)),
+            index: entries.index.map(|of| EntryIndexOf {
+                spec: of,
+                keys: self.compressed(index, (spec, entries, of.head_dim)),
+                q: self.matrix(Role::IndexQ, [of.q_width(), spec.q_rank]),
+                weigh: self.matrix(Role::IndexWeights, [of.n_heads, self.spec.hidden]),
+            }),
+        }
+    }
+
+    /// What entries of so many elements are compressed of, by the roles of features, gates, places and norm.
+    fn compressed(
+        &mut self,
+        [features, gates, places, norm]: [Role; 4],
+        (spec, entries, width): (&SharedKeySpec, &EntriesSpec, usize),
+    ) -> CompressedOf<T> {
+        let (hidden, n_features) = (self.spec.hidden, entries.features(width));
+        let mut part = |role| self.matrix(role, [n_features, hidden]);
+        CompressedOf {
+            project: ProjectionOf::Two([part(features), part(gates)]),
+            places: (self.make)(places, &[entries.rate, n_features]),
+            norm: self.norms(&spec.norm.of(norm), width),
         }
     }
 
@@ -490,6 +579,10 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             router: self.linear(Role::Router, [n_experts, self.spec.hidden], spec.bias),
             correction: (spec.correction)
                 .then(|| (self.make)(Role::RouterCorrection, &[n_experts])),
+            by_token: spec.by_token.then(|| {
+                let shape = [self.spec.vocab, spec.routing.n_active];
+                (self.make)(Role::RouterTokens, &shape)
+            }),
             latent: spec.latent.map(|width| LatentExpertsOf {
                 enter: self.matrix(Role::ExpertsIn, [width, self.spec.hidden]),
                 leave: self.matrix(Role::ExpertsOut, [self.spec.hidden, width]),
@@ -603,6 +696,9 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         Some(StreamsEndOf {
             collapse: match of.join {
                 StreamsJoin::AltUp(_) => CollapseOf::Mean(self.of_streams(STREAM_OUT, of.n)),
+                StreamsJoin::Hyper(_) => {
+                    CollapseOf::Weighed(self.stream_weights(END_STREAMS, of, (1, of.n)))
+                }
             },
             norm: self.final_norm(side)?,
         })
@@ -650,6 +746,22 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
     }
 }
 
+/// Weights of streams: products, what is added to them, and what multiplies them.
+const MIXER_STREAMS: [Role; 3] = [
+    Role::MixerStreams,
+    Role::MixerStreamsBase,
+    Role::MixerStreamsScale,
+];
+const MLP_STREAMS: [Role; 3] = [
+    Role::MlpStreams,
+    Role::MlpStreamsBase,
+    Role::MlpStreamsScale,
+];
+const END_STREAMS: [Role; 3] = [
+    Role::EndStreams,
+    Role::EndStreamsBase,
+    Role::EndStreamsScale,
+];
 /// From the residual to its further streams, one each.
 const STREAM_IN: [Role; 3] = [Role::StreamIn1, Role::StreamIn2, Role::StreamIn3];
 /// From them to what is made one row of.

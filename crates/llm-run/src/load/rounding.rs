@@ -46,7 +46,7 @@ impl Rounding {
                 TensorKind::Other if slot.role == Role::TokenTable && plan.map.is_tied() => {
                     Unit::Head
                 }
-                TensorKind::Both | TensorKind::Other => continue,
+                TensorKind::Both | TensorKind::Other | TensorKind::Single => continue,
             };
             if plan
                 .map

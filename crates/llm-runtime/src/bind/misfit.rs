@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use llm_arch::{Role, Skeleton, Slot};
 use llm_checkpoint::{Checkpoint, Encoding, Format, TensorInfo};
-use llm_tensor::Shape;
+use llm_tensor::{DType, Shape};
 
 /// Every way in which a checkpoint does not fit a configuration, all at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,9 @@ impl Misfit {
             self.misshapen(&tensor.name, &tensor.shape, &expected);
         }
         let is_computable = match tensor.encoding {
+            Encoding::Plain(dtype) if slot.role == Role::RouterTokens => {
+                matches!(dtype, DType::I64 | DType::I32)
+            }
             Encoding::Plain(dtype) => dtype.is_float(),
             Encoding::Block(_) => true,
             Encoding::Opaque(_) => false,

@@ -84,7 +84,7 @@ pub(super) fn select<B: Backend>(
 }
 
 /// One over the root of a count, which scores are scaled by.
-fn root(n: usize) -> f32 {
+pub(super) fn root(n: usize) -> f32 {
     (n as f64).sqrt().recip() as f32
 }
 

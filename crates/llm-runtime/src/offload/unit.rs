@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use llm_arch::Unit;
+use llm_arch::{Role, Unit};
 use llm_checkpoint::{Checkpoint, Encoding, NewTensor};
 use llm_plan::{Encodings, RunOn, becomes_table};
-use llm_quant::{Encoder, Int8, Scheme};
+use llm_quant::{Encoder, Int8, Part, Scheme};
 use llm_tensor::{Bytes, DType};
 use rayon::prelude::*;
 
@@ -136,6 +136,10 @@ impl<'a> Encode<'a> {
         dtype: DType,
         put: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
+        if bound.slot.role == Role::RouterTokens {
+            let weight = weight(self.model, bound, self.encodings, self.run_on, self.encoder)?;
+            return put(weight.part(Part::Weight));
+        }
         let rows = Rows::new(self.model.checkpoint(), bound);
         let row_bytes = rows.cols * dtype.size();
         let rows_of_a_piece = (PIECE / row_bytes.max(1)).clamp(1, rows.rows.max(1));

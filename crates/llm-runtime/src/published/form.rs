@@ -68,7 +68,10 @@ impl PublishedForm {
         let is_expert = matches!(slot.unit, Unit::Expert { .. });
         let is_quantized = match slot.kind {
             TensorKind::Projection | TensorKind::Both => is_expert || !self.of_experts,
-            TensorKind::WideProjection | TensorKind::Head | TensorKind::Other => false,
+            TensorKind::WideProjection
+            | TensorKind::Head
+            | TensorKind::Other
+            | TensorKind::Single => false,
         };
         (is_quantized && slot.stored == Stored::AsIs).then_some(self.tensor)
     }

@@ -86,8 +86,10 @@ impl<B: Backend> Embedding<B> {
         if let Some(weights) = &input.per_layer {
             per_layer::project(queue, weights, spec, a, n_tokens)?;
         }
-        if let Some(others) = &input.streams {
-            streams::expand(queue, others, a, n_tokens)?;
+        match (&input.streams, spec.decoder.streams) {
+            (Some(others), _) => streams::expand(queue, others, a, n_tokens)?,
+            (None, Some(_)) => streams::repeat(queue, a, n_tokens)?,
+            (None, None) => {}
         }
         input.end(queue)
     }

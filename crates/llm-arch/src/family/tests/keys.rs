@@ -636,3 +636,104 @@ fn what_kimi_linear_does_not_run_is_named() {
         assert!(error.contains(name), "{error}");
     }
 }
+
+#[test]
+fn layers_of_deepseek_v4_see_what_a_list_says() {
+    let seen = |more: Value| {
+        let mut config = object(json!({
+            "model_type": "deepseek_v4", "hidden_size": 64, "vocab_size": 97, "num_hidden_layers": 5, "num_attention_heads": 8,
+            "head_dim": 128, "index_topk": 7,
+        }));
+        config.extend(object(more));
+        let spec = from_config(&config)
+            .map_err(|error| error.to_string())?
+            .spec;
+        let rate = |of: &crate::SharedKeySpec| of.entries.map_or(0, |entries| entries.rate);
+        let by_token = spec
+            .decoder
+            .layers
+            .iter()
+            .map(|layer| layer.mlp.experts().unwrap().by_token);
+        let n_first = by_token.take_while(|by_token| *by_token).count();
+        Ok::<_, String>((
+            spec.decoder.shared_keys().map(rate).collect::<Vec<_>>(),
+            n_first,
+        ))
+    };
+    let by_default = Ok((vec![128, 128, 128, 4, 128], 3));
+    assert_eq!(seen(json!({})), by_default);
+    // Lists go on with layers that guess tokens.
+    let ratios = json!({"compress_ratios": [0, 0, 4, 128, 4, 0], "num_hash_layers": 1});
+    assert_eq!(seen(ratios), Ok((vec![0, 0, 4, 128, 4], 1)));
+    let [none, some, all] = [
+        "sliding_attention",
+        "compressed_sparse_attention",
+        "heavily_compressed_attention",
+    ];
+    let words = json!({
+        "layer_types": [none, some, all, some, none], "compress_ratios": [0, 0, 0, 0, 0],
+        "compress_rates": {some: 3, all: 20}, "compress_rate_hca": 10,
+        "mlp_layer_types": ["hash_moe", "hash_moe", "moe", "moe", "moe"],
+    });
+    assert_eq!(seen(words), Ok((vec![0, 3, 10, 3, 0], 2)));
+    for (more, named) in [
+        (
+            json!({"compress_ratios": [0, 4, 8, 4, 4]}),
+            "compress_ratios",
+        ),
+        (json!({"compress_ratios": [0, 4]}), "compress_ratios"),
+        (json!({"compress_rates": {some: 1}}), "compress_rates"),
+        (json!({"compress_rates": {"others": 2}}), "others"),
+        (
+            json!({"head_dim": 512, "index_head_dim": 32}),
+            "index_head_dim",
+        ),
+        (json!({"o_groups": 3}), "o_groups"),
+        (json!({"qk_rope_head_dim": 7}), "qk_rope_head_dim"),
+        (json!({"hc_mult": 9}), "hc_mult"),
+        (json!({"hc_mult": 1}), "hc_mult"),
+        (json!({"scoring_func": "tanh"}), "scoring_func"),
+        (json!({"num_key_value_heads": 2}), "num_key_value_heads"),
+        (json!({"norm_topk_prob": false}), "norm_topk_prob"),
+        (json!({"n_shared_experts": 2}), "n_shared_experts"),
+        (json!({"hidden_act": "gelu"}), "hidden_act"),
+        (
+            json!({"rope_parameters": {"main": {"rope_type": "default"}, "compress": {"rope_type": "default", "partial_rotary_factor": 0.25}}}),
+            "qk_rope_head_dim",
+        ),
+    ] {
+        let error = seen(more.clone()).unwrap_err();
+        assert!(error.contains(named), "{more}: {error}");
+    }
+}
+
+#[test]
+fn the_positions_of_runs_have_a_base_of_their_own() {
+    let rotary = |more: Value| {
+        let mut config = object(json!({
+            "model_type": "deepseek_v4", "hidden_size": 64, "vocab_size": 97, "num_hidden_layers": 5, "num_attention_heads": 8,
+            "head_dim": 128, "qk_rope_head_dim": 32, "rope_theta": 5e3, "compress_rope_theta": 9e4,
+        }));
+        config.extend(object(more));
+        let spec = from_config(&config).unwrap().spec;
+        let kinds = spec.decoder.positions.rotary().iter();
+        kinds
+            .map(|kind| (kind.base, kind.magnitude(1), kind.turns_back))
+            .collect::<Vec<_>>()
+    };
+    let expected = |magnitude| {
+        let [plain, of_runs] = [(5e3, 1.0), (9e4, magnitude)];
+        let both = [plain, of_runs].into_iter();
+        both.flat_map(|(base, magnitude)| [false, true].map(|back| (base, magnitude, back)))
+            .collect::<Vec<_>>()
+    };
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+    let mut own = yarn.clone();
+    own["rope_theta"] = json!(1e6);
+    own["attention_factor"] = json!(1.5);
+    assert_eq!(rotary(json!({})), expected(1.0));
+    assert_eq!(rotary(json!({"rope_scaling": yarn})), expected(1.0));
+    assert_eq!(rotary(json!({"rope_scaling": own})), expected(1.5));
+    let nested = json!({"rope_parameters": {"main": {"rope_type": "default", "rope_theta": 5e3}, "compress": yarn}});
+    assert_eq!(rotary(nested), expected(1.0));
+}

@@ -109,6 +109,10 @@ fn models_of_published_extents_keep_as_much_of_a_sequence_as_the_reference_does(
                     let index = latent.index.and_then(|index| index.heads);
                     by_token += latent.key_dim() + index.map_or(0, |heads| heads.head_dim);
                 }
+                MixerSpec::SharedKey(of) => {
+                    let entries = of.entry_dims();
+                    by_token += entries.map(|(of, width)| width / of.rate).sum::<usize>();
+                }
                 MixerSpec::Conv(conv) => states += conv.state_elements(),
                 MixerSpec::Delta(delta) => states += delta.elements().iter().sum::<usize>(),
                 MixerSpec::StateSpace(space) => states += space.elements().iter().sum::<usize>(),
