@@ -344,6 +344,103 @@ fn latents_are_attended_to_where_all_projections_are_in_fp8() {
     assert_eq!(found_ids, ids);
 }
 
+/// As DeepSeek-V4 is published: projections in fp8 whose scales are powers of two, under a name of their own, and experts in MXFP4.
+#[test]
+fn experts_of_deepseek_v4_are_in_four_bits_beside_fp8() {
+    // 2⁻⁴, as a power of two.
+    const SCALE: (f32, u8) = (0.0625, 123);
+    const E2M1: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let mut dense = Variant::of(&golden("deepseek-v4").0);
+    dense.set("dtype", "float32");
+    let mut random = 1u32;
+    let mut code = move || {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (random >> 24) as u8
+    };
+    let mut tensors = Vec::new();
+    for (name, (shape, elements)) in &mut dense.tensors {
+        let shape: Vec<_> = shape.iter().map(|&extent| extent as usize).collect();
+        let module = name.strip_suffix(".weight").unwrap_or(name);
+        let last = module.rsplit('.').next().unwrap();
+        let scales = |shape: Vec<usize>| {
+            let codes = vec![SCALE.1; shape.iter().product()];
+            (format!("{module}.scale"), Dtype::F8_E8M0, shape, codes)
+        };
+        if module.contains(".ffn.experts.") {
+            let row_bytes = shape[1].div_ceil(2);
+            let mut codes = Vec::new();
+            for row in elements.chunks_exact_mut(shape[1]) {
+                let packed = row.chunks_mut(2).map(|pair| {
+                    let byte = code();
+                    for (element, code) in pair.iter_mut().zip([byte & 15, byte >> 4]) {
+                        let sign = if code > 7 { -1.0 } else { 1.0 };
+                        *element = sign * E2M1[usize::from(code & 7)] * SCALE.0;
+                    }
+                    byte
+                });
+                codes.extend(packed.collect::<Vec<u8>>());
+            }
+            tensors.push((name.clone(), Dtype::I8, vec![shape[0], row_bytes], codes));
+            tensors.push(scales(vec![shape[0], shape[1].div_ceil(32)]));
+        } else if ["wq_a", "wq_b", "wkv", "wo_a", "wo_b", "w1", "w2", "w3"].contains(&last) {
+            let codes = elements.iter_mut().map(|element| {
+                // From an eighth to nearly two.
+                let code = code() & 0x9f | 0x20;
+                *element = e4m3(code) * SCALE.0;
+                code
+            });
+            tensors.push((name.clone(), Dtype::F8_E4M3, shape.clone(), codes.collect()));
+            tensors.push(scales(
+                shape.iter().map(|extent| extent.div_ceil(128)).collect(),
+            ));
+        } else if name.ends_with("tid2eid") {
+            let numbers = elements.iter().flat_map(|&x| (x as i64).to_le_bytes());
+            tensors.push((name.clone(), Dtype::I64, shape, numbers.collect()));
+        } else {
+            tensors.push((name.clone(), Dtype::F32, shape, le_bytes(elements)));
+        }
+    }
+    let mut config = dense.config.clone();
+    let quantized = json!({"quant_method": "fp8", "fmt": "e4m3", "scale_fmt": "ue8m0", "weight_block_size": [128, 128]});
+    config.insert("quantization_config".to_owned(), quantized);
+    config.insert("expert_dtype".to_owned(), "fp4".into());
+    let folder = tempfile::tempdir().unwrap();
+    let config = serde_json::to_vec(&config).unwrap();
+    fs::write(folder.path().join("config.json"), config).unwrap();
+    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+        let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
+        (name, view)
+    });
+    let path = folder.path().join("model.safetensors");
+    safetensors::serialize_to_file(views, None, &path).unwrap();
+
+    let model = BoundModel::open(folder.path()).unwrap();
+    assert!(model.notices().is_empty(), "{:?}", model.notices());
+    let encodings = model.encodings(WeightDType::Auto, None).unwrap();
+    let (mut n_fp8, mut n_four) = (0, 0);
+    for bound in model.tensors() {
+        let scheme = encodings.scheme(bound.slot, bound.stored(), RunOn::Cpu);
+        match bound.scheme {
+            Scheme::Fp8(_) => n_fp8 += usize::from(scheme == bound.scheme),
+            Scheme::Grouped(_) => n_four += usize::from(scheme == bound.scheme),
+            _ => {}
+        }
+    }
+    // Of four layers with six experts; the grouped projection is decoded.
+    assert!(n_fp8 >= 4 * 7 && n_four == 4 * 6 * 3, "{n_fp8}, {n_four}");
+    let dense = dense.write();
+    let dense = BoundModel::open(dense.path()).unwrap();
+    let reference = device(Reference::new());
+    let run = |model, device| run(&mut loaded(model, device, WeightDType::Auto));
+    let (expected, ids) = run(&dense, &*reference);
+    assert!(run(&model, &*reference).0 == expected);
+    let cpu = device(Cpu::new(CpuOptions::default()).unwrap());
+    let (found, found_ids) = run(&model, &*cpu);
+    let error = relative_error(&found, &expected);
+    assert!(error <= TOLERANCE, "off by {error:.1e}");
+    assert_eq!(found_ids, ids);
+}
+
 fn le_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|x| x.to_le_bytes()).collect()
 }

@@ -5,6 +5,7 @@
 //! X.weight_packed, X.weight_scale, …                  compressed-tensors: int4, int8, NVFP4, MXFP4
 //! X.weight, X.weight_scale, X.weight_scale_2          NVFP4 of modelopt
 //! X.weight, X.weight_scale                            int8 of compressed-tensors
+//! X.weight, X.scale                                   MXFP4 of DeepSeek-V4's experts
 //! X.qweight, X.qzeros, X.scales, X.g_idx              GPTQ, AWQ
 //! S_blocks, S_scales                                  MXFP4 of gpt-oss, the experts of a layer in one
 //! ```

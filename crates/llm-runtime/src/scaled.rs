@@ -216,10 +216,12 @@ impl<'a> Scaled<'a> {
 
 /// The name of the scales of `weight`, if it has any.
 pub(crate) fn scales_name(checkpoint: &Checkpoint, weight: &str) -> Option<String> {
+    let beside = weight
+        .strip_suffix(".weight")
+        .map(|module| format!("{module}{BESIDE}"));
     let names = SUFFIXES.map(|suffix| format!("{weight}{suffix}"));
-    names
-        .into_iter()
-        .find(|name| checkpoint.get(name).is_some())
+    let mut names = names.into_iter().chain(beside);
+    names.find(|name| checkpoint.get(name).is_some())
 }
 
 /// The names of the tensors beside `weight` that go with it.
@@ -285,8 +287,8 @@ impl Float8 {
             return Err(bad("fmt", "e4m3 or e5m2"));
         }
         let of_experts = json.get("expert_dtype").filter(|dtype| !dtype.is_null());
-        if of_experts.is_some_and(|dtype| dtype != "fp8") {
-            return Err(bad("expert_dtype", "fp8"));
+        if of_experts.is_some_and(|dtype| !EXPERT_DTYPES.map(Value::from).contains(dtype)) {
+            return Err(bad("expert_dtype", "fp8 or fp4"));
         }
         let activations = json.get("activation_scheme").and_then(Value::as_str);
         Ok(Some(Float8 {
@@ -296,6 +298,9 @@ impl Float8 {
         }))
     }
 }
+
+/// Tensors tell which of them it is.
+const EXPERT_DTYPES: [&str; 2] = ["fp8", "fp4"];
 
 const METHODS: [&str; 2] = ["fp8", OF_ROWS];
 const OF_ROWS: &str = "fbgemm_fp8";
@@ -317,6 +322,9 @@ const KEYS: [&str; 11] = [
 
 /// Endings of names of scales behind a matrix's. All are factors, whatever `inv` says.
 const SUFFIXES: [&str; 2] = ["_scale_inv", "_scale"];
+
+/// The same behind a module's, as DeepSeek-V4 has it.
+const BESIDE: &str = ".scale";
 
 /// Scales of activations, which stay as they are.
 const ACTIVATION_SCALES: [&str; 3] = ["input_scale", "activation_scale", "input_scale_ub"];
@@ -355,7 +363,7 @@ mod tests {
             ),
             (r#"{"quant_method": "fp8", "fmt": "e3m4"}"#, "`fmt`"),
             (
-                r#"{"quant_method": "fp8", "expert_dtype": "fp4"}"#,
+                r#"{"quant_method": "fp8", "expert_dtype": "int4"}"#,
                 "`expert_dtype`",
             ),
         ] {

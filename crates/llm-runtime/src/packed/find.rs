@@ -28,7 +28,8 @@ pub(crate) struct Found {
 pub(crate) fn are_there(checkpoint: &Checkpoint) -> bool {
     let ends = |name: &str| {
         let last = name.rsplit('.').next().unwrap_or(name);
-        matches!(last, "weight_packed" | "qweight" | "weight_scale") || last.ends_with("_blocks")
+        let is_part = matches!(last, "weight_packed" | "qweight" | "weight_scale" | "scale");
+        is_part || last.ends_with("_blocks")
     };
     checkpoint.tensors().any(|tensor| ends(&tensor.name))
 }
@@ -92,6 +93,10 @@ impl<'a> Module<'a> {
                     .nvfp4(codes, "weight_scale_2", GlobalScale::Factor)
                     .map(Some),
                 Encoding::Plain(DType::I8) if has_scales => self.int8(codes).map(Some),
+                // As DeepSeek-V4's experts are published.
+                Encoding::Plain(DType::I8 | DType::U8) if self.get("scale").is_some() => {
+                    self.mxfp4(codes, ("weight", "scale")).map(Some)
+                }
                 _ => Ok(None),
             };
         }
@@ -105,7 +110,9 @@ impl<'a> Module<'a> {
                     let global = "weight_global_scale";
                     self.nvfp4(codes, global, GlobalScale::Divisor).map(Some)
                 }
-                _ => self.mxfp4(codes).map(Some),
+                _ => self
+                    .mxfp4(codes, ("weight_packed", "weight_scale"))
+                    .map(Some),
             };
         }
         match (self.get("qweight"), published) {
@@ -227,15 +234,16 @@ impl<'a> Module<'a> {
     }
 
     /// MXFP4 of compressed-tensors.
-    fn mxfp4(&self, codes: &TensorInfo) -> Result<Found> {
+    fn mxfp4(&self, codes: &TensorInfo, (own, scales): (&str, &str)) -> Result<Found> {
         let Module { rows, cols, .. } = *self;
-        self.check(codes, &[DType::U8], &[&[rows, cols.div_ceil(2)]])?;
-        let scales = self.need("weight_scale")?;
+        let bytes = [DType::U8, DType::I8];
+        self.check(codes, &bytes, &[&[rows, cols.div_ceil(2)]])?;
+        let scales = self.need(scales)?;
         let dtypes = [DType::U8, DType::F8E8M0];
         self.check(scales, &dtypes, &[&[rows, cols.div_ceil(32)]])?;
         let as_is = |tensor: &TensorInfo| Some(PartSource::AsIs(tensor.clone()));
         let parts = [as_is(codes), as_is(scales), None, None, None];
-        self.found("weight_packed", Grouped::MXFP4, parts)
+        self.found(own, Grouped::MXFP4, parts)
     }
 
     /// MXFP4 as gpt-oss has it: the experts of a layer in one, `[experts, rows, groups, 16]`.
@@ -473,7 +481,7 @@ impl<'a> Module<'a> {
 const FLOATS: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
 
 /// All tensors of such a module: of those that are not parts, some describe it and some are for quantized activations.
-const TENSORS: [&str; 17] = [
+const TENSORS: [&str; 18] = [
     "weight",
     "weight_packed",
     "weight_scale",
@@ -484,6 +492,7 @@ const TENSORS: [&str; 17] = [
     "weight_shape",
     "qweight",
     "qzeros",
+    "scale",
     "scales",
     "g_idx",
     "input_scale",
