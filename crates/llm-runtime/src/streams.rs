@@ -247,10 +247,11 @@ fn coefficients<B: Backend>(
 ) -> Result<()> {
     let (by_width, rows) = ((a.hidden as f32).recip(), &mut a.rows);
     queue.norm(&norm_op(&of.norm), &rows.x, &mut rows.normed, n_tokens)?;
+    // Before the product, not its few results: LLM.int8 rounds what it reads, and tells outliers by their size.
+    scale::<B>(queue, by_width, &mut rows.normed, (a.hidden, n_tokens))?;
     let routed = (Output::Write, &mut rows.attended);
     apply::<B>(queue, from_ref(&of.router), &rows.normed, routed, n_tokens)?;
-    // What the router reads is over the width; its few results are instead.
-    queue.tanh(by_width, &mut rows.attended, of.spec.n, n_tokens)?;
+    queue.tanh(1.0, &mut rows.attended, of.spec.n, n_tokens)?;
     let out = (Output::Write, &mut rows.mixing);
     apply::<B>(queue, from_ref(linear), &rows.attended, out, n_tokens)
 }
