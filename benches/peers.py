@@ -238,7 +238,8 @@ def offload(args):
 # Families whose experts are stacked in every checkpoint that transformers reads; here they are written one by one.
 STACKED = ["gpt_oss", "granitemoe", "granitemoehybrid", "granitemoeshared", "llama4_text"]
 # GGUFs of which no checkpoint is written, as llm-run says.
-NOT_WRITTEN = ["gemma3n", "gemma4-moe", "gpt-oss", "granitemoe", "granitemoeshared", "llama4", "llama4-mixed", "qwen3-next"]
+NOT_WRITTEN = ["deepseek-v2-groups", "gemma3n", "gemma4-moe", "glm-moe-dsa-sparse", "glm4-moe-lite", "gpt-oss", "granitemoe", "granitemoeshared",
+               "llama4", "llama4-mixed", "qwen3-next"]
 
 
 def check(args):

@@ -382,7 +382,9 @@ fn experts_of_deepseek_v4_are_in_four_bits_beside_fp8() {
             }
             tensors.push((name.clone(), Dtype::I8, vec![shape[0], row_bytes], codes));
             tensors.push(scales(vec![shape[0], shape[1].div_ceil(32)]));
-        } else if ["wq_a", "wq_b", "wkv", "wo_a", "wo_b", "w1", "w2", "w3"].contains(&last) {
+        } else if ["wq_a", "wq_b", "wkv", "wo_a", "wo_b", "w1", "w2", "w3"].contains(&last)
+            && !module.contains("compressor")
+        {
             let codes = elements.iter_mut().map(|element| {
                 // From an eighth to nearly two.
                 let code = code() & 0x9f | 0x20;

@@ -101,14 +101,15 @@ roles! {
     // A few rows that transformers quantizes as little as the router's.
     IndexWeights: Other;
     /// Features of positions that entries are compressed of, their gates, what is added to these by the place in a run,
-    /// `[rate, features]`, and the norm of entries;
-    EntryFeatures: Projection;
-    EntryGates: Projection;
+    /// `[rate, features]`, and the norm of entries. Matrices, too, stay as they are published, in 16 bits, and as transformers keeps
+    /// them;
+    EntryFeatures: Other;
+    EntryGates: Other;
     EntryPlaces: Other;
     EntryNorm: Other;
     /// and the same of the keys by which entries are selected.
-    IndexFeatures: Projection;
-    IndexGates: Projection;
+    IndexFeatures: Other;
+    IndexGates: Other;
     IndexPlaces: Other;
     IndexNorm: Other;
     /// From each group of heads' results by rows of its own.
