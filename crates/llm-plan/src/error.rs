@@ -34,7 +34,7 @@ pub enum PlanError {
     },
     /// A unit that GPUs have no kernels for.
     #[error(
-        "GPU {gpu} has no kernels for the {unit} of a {family} model yet; have the model compute on the CPU (--device cpu)"
+        "GPU {gpu} has no kernels yet for {unit} of a {family} model; have the model compute on the CPU (--device cpu)"
     )]
     NoGpuKernels {
         /// The GPU's number.
