@@ -52,20 +52,31 @@ fn emulated_once(check: fn(&Arc<Cuda>)) {
 }
 
 macro_rules! suites {
-    (by_card: { $($by_card:ident: $check:expr,)* } once: { $($once:ident: $alike:expr,)* }) => {
+    (
+        by_card: { $($by_card:ident: $check:expr,)* }
+        long: { $($long:ident: $slow:expr,)* }
+        once: { $($once:ident: $alike:expr,)* }
+    ) => {
         /// On hardware; skipped where there is none, unless `LLM_RUN_REQUIRE_GPU` is set.
         mod on_the_card {
             $(#[test] fn $by_card() { super::on_the_card($check) })*
+            $(#[test] fn $long() { super::on_the_card($slow) })*
             $(#[test] fn $once() { super::on_the_card($alike) })*
         }
 
         mod emulated {
             $(#[test] fn $by_card() { super::emulated(80, $check); })*
+            $(#[test] fn $long() { super::emulated(80, $slow); })*
             $(#[test] fn $once() { super::emulated_once($alike) })*
 
             /// With the PTX of cards before 8.0.
             mod older {
                 $(#[test] fn $by_card() { super::super::emulated(75, $check); })*
+                $(
+                    #[test]
+                    #[ignore = "minutes of kernels that the golden models start, too"]
+                    fn $long() { super::super::emulated(75, $slow); }
+                )*
             }
         }
     };
@@ -77,11 +88,13 @@ suites! {
         tables: llm_conformance::check_tables,
         elementwise: llm_conformance::check_elementwise,
         linear: llm_conformance::check_linear,
-        attention: llm_conformance::check_attention,
         selection: llm_conformance::check_selection,
         states: llm_conformance::check_states,
         routing: llm_conformance::check_routing,
         queues: llm_conformance::check_queues,
+    }
+    long: {
+        attention: llm_conformance::check_attention,
     }
     once: {
         norms: llm_conformance::check_norm,
