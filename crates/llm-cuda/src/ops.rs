@@ -188,7 +188,7 @@ impl Ops<Cuda> for CudaQueue {
     }
 
     /// # Errors
-    /// [`BackendError::NoKernel`]: plans have such models compute on the CPU.
+    /// [`llm_backend::BackendError::NoKernel`]: plans have such models compute on the CPU.
     fn compress(
         &mut self,
         _: &Compression<'_, Cuda>,
@@ -317,7 +317,7 @@ impl Ops<Cuda> for CudaQueue {
     }
 
     /// # Errors
-    /// [`BackendError::NoKernel`]: plans have such models compute on the CPU.
+    /// [`llm_backend::BackendError::NoKernel`]: plans have such models compute on the CPU.
     fn weigh_streams(
         &mut self,
         _: &StreamWeights<'_, Cuda>,
