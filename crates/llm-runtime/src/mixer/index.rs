@@ -7,7 +7,7 @@ use llm_backend::{Backend, KvColumns, Ops, Output, Rotary, Selection};
 
 use super::{norm_first, turn_shared};
 use crate::Result;
-use crate::activations::Activations;
+use crate::activations::{Activations, Selecting};
 use crate::projection::{apply, norm_op};
 use crate::state::KvState;
 use crate::sublayer::{Call, Input};
@@ -65,27 +65,44 @@ pub(super) fn select<B: Backend>(
         Input::Normed => &a.rows.normed,
     };
     apply::<B>(call.queue, from_ref(&index.weigh), x, out, n_tokens)?;
-    let selected = a.selected.as_mut().expect("room for what is selected");
     let spec = weights.spec.index.expect("a layer that selects");
+    let heads = (heads.n_heads, heads.head_dim);
+    let inputs = (&a.rows.qkv, &a.rows.grouped);
+    choose(
+        call,
+        heads,
+        (spec.n_selected, 1),
+        inputs,
+        keys,
+        &mut a.selected,
+    )
+}
+
+/// Selects up to a number of keys for each row, by queries and weights of heads; each key stands for so many positions.
+pub(super) fn choose<B: Backend>(
+    call: &mut Call<'_, B>,
+    (n_heads, head_dim): (usize, usize),
+    (n_selected, rate): (usize, usize),
+    inputs: (&B::Buffer, &B::Buffer),
+    keys: &KvState<B>,
+    selected: &mut Option<Selecting<B>>,
+) -> Result<()> {
+    // One over the root of a count, which scores are scaled by.
+    let root = |n: usize| (n as f64).sqrt().recip() as f32;
+    let selected = selected.as_mut().expect("room for what is selected");
     let op = Selection {
-        n_heads: heads.n_heads,
-        head_dim: heads.head_dim,
-        scale: root(heads.head_dim),
-        weight_scale: root(heads.n_heads),
-        rate: 1,
-        n_selected: spec.n_selected,
+        n_heads,
+        head_dim,
+        scale: root(head_dim),
+        weight_scale: root(n_heads),
+        rate,
+        n_selected,
         row_words: selected.row_words,
     };
     let batch = call.sequences.own.batch(keys.group);
-    let inputs = (&a.rows.qkv, &a.rows.grouped);
     Ok(call
         .queue
         .select(&op, inputs, &batch, &keys.pool, &mut selected.bits)?)
-}
-
-/// One over the root of a count, which scores are scaled by.
-pub(super) fn root(n: usize) -> f32 {
-    (n as f64).sqrt().recip() as f32
 }
 
 /// Turns the first elements of each head of rows of `qkv`.

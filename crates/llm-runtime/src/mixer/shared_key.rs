@@ -8,10 +8,10 @@ use llm_arch::{
 };
 use llm_backend::{
     Attention, Backend, Beside, Compression, HeadProducts, Heads, KvColumns, Mask, MatrixSide,
-    NormOp, Ops, Output, Rotary, Selection,
+    NormOp, Ops, Output, Rotary,
 };
 
-use super::index::root;
+use super::index::choose;
 use super::norm_first;
 use crate::Result;
 use crate::activations::{Activations, Selecting};
@@ -286,22 +286,16 @@ fn select<B: Backend>(
     };
     let out = (Output::Write, &mut a.rows.attended);
     apply::<B>(call.queue, from_ref(&index.weigh), x, out, n_tokens)?;
-    let selected = a.selected.as_mut().expect("room for what is selected");
-    let op = Selection {
-        n_heads: heads.n_heads,
-        head_dim: heads.head_dim,
-        scale: root(heads.head_dim),
-        weight_scale: root(heads.n_heads),
-        rate: keys.rate,
-        n_selected: heads.n_selected,
-        row_words: selected.row_words,
-    };
-    let batch = call.sequences.own.batch(keys.entries.group);
+    let of_keys = (heads.n_selected, keys.rate);
     let inputs = (&a.rows.qkv, &a.rows.attended);
-    let pool = &keys.entries.pool;
-    Ok(call
-        .queue
-        .select(&op, inputs, &batch, pool, &mut selected.bits)?)
+    choose(
+        call,
+        of_heads,
+        of_keys,
+        inputs,
+        &keys.entries,
+        &mut a.selected,
+    )
 }
 
 /// Turns the last elements of each head of rows of `x`, as the stack's rotary positions of index `kind` say.
