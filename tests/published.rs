@@ -22,7 +22,8 @@ use llm_tests::{
 };
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use serde_json::json;
+use serde_json::{Map, json};
+use tempfile::TempDir;
 
 /// The model with f32 for all that is not quantized, keys and values too.
 fn in_f32(folder: &Path) -> BoundModel {
@@ -310,15 +311,7 @@ fn latents_are_attended_to_where_all_projections_are_in_fp8() {
     let mut config = dense.config.clone();
     let quantized = json!({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic"});
     config.insert("quantization_config".to_owned(), quantized);
-    let folder = tempfile::tempdir().unwrap();
-    let config = serde_json::to_vec(&config).unwrap();
-    fs::write(folder.path().join("config.json"), config).unwrap();
-    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
-        let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
-        (name, view)
-    });
-    let path = folder.path().join("model.safetensors");
-    safetensors::serialize_to_file(views, None, &path).unwrap();
+    let folder = written(&config, &tensors);
 
     let model = BoundModel::open(folder.path()).unwrap();
     let encodings = model.encodings(WeightDType::Auto, None).unwrap();
@@ -406,15 +399,7 @@ fn experts_of_deepseek_v4_are_in_four_bits_beside_fp8() {
     let quantized = json!({"quant_method": "fp8", "fmt": "e4m3", "scale_fmt": "ue8m0", "weight_block_size": [128, 128]});
     config.insert("quantization_config".to_owned(), quantized);
     config.insert("expert_dtype".to_owned(), "fp4".into());
-    let folder = tempfile::tempdir().unwrap();
-    let config = serde_json::to_vec(&config).unwrap();
-    fs::write(folder.path().join("config.json"), config).unwrap();
-    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
-        let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
-        (name, view)
-    });
-    let path = folder.path().join("model.safetensors");
-    safetensors::serialize_to_file(views, None, &path).unwrap();
+    let folder = written(&config, &tensors);
 
     let model = BoundModel::open(folder.path()).unwrap();
     assert!(model.notices().is_empty(), "{:?}", model.notices());
@@ -441,6 +426,23 @@ fn experts_of_deepseek_v4_are_in_four_bits_beside_fp8() {
     let error = relative_error(&found, &expected);
     assert!(error <= TOLERANCE, "off by {error:.1e}");
     assert_eq!(found_ids, ids);
+}
+
+/// A folder with the model.
+fn written(
+    config: &Map<String, serde_json::Value>,
+    tensors: &[(String, Dtype, Vec<usize>, Vec<u8>)],
+) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let config = serde_json::to_vec(config).unwrap();
+    fs::write(folder.path().join("config.json"), config).unwrap();
+    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+        let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
+        (name, view)
+    });
+    let path = folder.path().join("model.safetensors");
+    safetensors::serialize_to_file(views, None, &path).unwrap();
+    folder
 }
 
 fn le_bytes(values: &[f32]) -> Vec<u8> {
