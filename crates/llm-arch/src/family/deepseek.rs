@@ -1,10 +1,12 @@
 //! DeepSeek-V2 and V3, and models of their shape (Kimi K2, GLM-4.7-Flash): attention to latents, and experts beside shared ones.
 
-use llm_tensor::{Activation, GroupRank, Pairing, Routing, Scoring, Weighting};
+use llm_tensor::{Activation, GroupRank, Pairing, Routing, Scoring};
 use serde_json::{Map, Value, json};
 
 use super::block::{self, SCORING, check_scoring, gated};
-use super::glm4_moe::{ExpertDefaults, SHARED_NAMES, experts, fitting, groups, with_shared};
+use super::glm4_moe::{
+    ExpertDefaults, SHARED_NAMES, experts, fitting, groups, with_shared, written_experts,
+};
 use super::{Family, Gguf, GgufKeys, llama, qwen, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
@@ -273,9 +275,6 @@ fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, A
         MlpSpec::Experts(_) | MlpSpec::Absent => None,
     };
     let width = spec.decoder.layers.iter().find_map(dense);
-    let layers = spec.decoder.layers.iter();
-    let n_dense = layers.take_while(|layer| layer.mlp.experts().is_none());
-    let groups = experts.routing.groups;
     let mut config = written::config(spec, architecture);
     let more = json!({
         "hidden_size": spec.hidden,
@@ -293,18 +292,10 @@ fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, A
         "qk_nope_head_dim": latent.nope_dim,
         "qk_rope_head_dim": latent.rope_dim,
         "v_head_dim": latent.value_dim,
-        "first_k_dense_replace": n_dense.count(),
-        "moe_intermediate_size": experts.width,
-        "n_routed_experts": experts.routing.n_experts,
-        "n_shared_experts": written::n_shared(&experts)?,
-        "num_experts_per_tok": experts.routing.n_active,
-        "n_group": groups.map_or(1, |groups| groups.n_groups),
-        "topk_group": groups.map_or(1, |groups| groups.n_active),
-        "norm_topk_prob": experts.routing.weighting == Weighting::Normalised,
-        "routed_scaling_factor": written::shortest(experts.routing.scale),
         "rope_theta": rotary.base,
     });
     written::extend(&mut config, more);
+    written::extend(&mut config, written_experts(spec, &experts)?);
     written::add_scaling(&mut config, rotary)?;
     Ok(config)
 }

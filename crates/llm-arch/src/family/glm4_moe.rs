@@ -82,25 +82,32 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
     let (attention, experts) = (written::attention(spec)?, written::some_experts(spec)?);
     let mut config = written::like_llama(spec, "Glm4MoeForCausalLM")?;
     written::add_partial_rope(&mut config, spec)?;
-    let layers = spec.decoder.layers.iter();
-    let n_dense = layers.take_while(|layer| layer.mlp.experts().is_none());
-    let groups = experts.routing.groups;
     let more = json!({
         "attention_bias": attention.qkv_bias,
         "use_qk_norm": attention.qk_norm.is_some(),
+        "num_nextn_predict_layers": spec.n_drafting,
+    });
+    written::extend(&mut config, more);
+    written::extend(&mut config, written_experts(spec, &experts)?);
+    Ok(config)
+}
+
+/// Keys of the choice of experts behind dense first layers, which DeepSeek has alike.
+pub(super) fn written_experts(spec: &ModelSpec, experts: &ExpertsSpec) -> Result<Value, ArchError> {
+    let layers = spec.decoder.layers.iter();
+    let n_dense = layers.take_while(|layer| layer.mlp.experts().is_none());
+    let groups = experts.routing.groups;
+    Ok(json!({
         "first_k_dense_replace": n_dense.count(),
         "moe_intermediate_size": experts.width,
         "n_routed_experts": experts.routing.n_experts,
-        "n_shared_experts": written::n_shared(&experts)?,
+        "n_shared_experts": written::n_shared(experts)?,
         "num_experts_per_tok": experts.routing.n_active,
         "n_group": groups.map_or(1, |groups| groups.n_groups),
         "topk_group": groups.map_or(1, |groups| groups.n_active),
         "norm_topk_prob": experts.routing.weighting == Weighting::Normalised,
         "routed_scaling_factor": written::shortest(experts.routing.scale),
-        "num_nextn_predict_layers": spec.n_drafting,
-    });
-    written::extend(&mut config, more);
-    Ok(config)
+    }))
 }
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
