@@ -301,11 +301,19 @@ fn names_of_deepseeks_own_files_are_known() {
 }
 
 #[test]
-fn tables_of_experts_name_experts_that_there_are() {
+fn tables_of_experts_name_different_experts_that_there_are() {
     let plain = Variant::of(&fixture("models/deepseek-v4"));
     let table = "model.layers.1.ffn.gate.tid2eid";
+    let [.., before, _] = plain.tensors[table].1[..] else {
+        panic!("experts of a token")
+    };
+    let none = |number: i64| (number, format!("expert {number}, and the layer has 6"));
+    let again = (
+        before as i64,
+        format!("expert {before} twice for token 130"),
+    );
     // The last would be 0 in 32 bits.
-    for number in [-1_i64, 6, 1 << 32] {
+    for (number, flaw) in [none(-1), none(6), none(1 << 32), again] {
         let mut model = plain.clone();
         *model.tensors.get_mut(table).unwrap().1.last_mut().unwrap() = number as f32;
         let model = opened(&model).unwrap();
@@ -327,7 +335,7 @@ fn tables_of_experts_name_experts_that_there_are() {
             .unwrap_err();
         assert!(error.is_users());
         let told = error.to_string();
-        let expected = format!("`{table}` names expert {number}, and the layer has 6");
+        let expected = format!("`{table}` names {flaw}");
         assert!(told.contains(&expected), "{told}");
     }
 }

@@ -103,7 +103,8 @@ pub(crate) fn weight_into(
 /// Numbers of experts, in f32.
 ///
 /// # Errors
-/// [`RuntimeError::NoSuchExpert`] when one is not among the layer's.
+/// [`RuntimeError::NoSuchExpert`] when one is not among the layer's, [`RuntimeError::SameExpert`] when a row has one twice: lists of
+/// an expert's rows have each row once.
 fn numbers(model: &BoundModel, bound: &BoundTensor<'_>) -> Result<StoredWeight> {
     let Unit::Layer(_, layer) = bound.slot.unit else {
         unreachable!(
@@ -138,6 +139,17 @@ fn numbers(model: &BoundModel, bound: &BoundTensor<'_>) -> Result<StoredWeight> 
             });
         };
         *value = expert as f32;
+    }
+    for (token, row) in as_f32s(&mut values).chunks_exact(rows.cols).enumerate() {
+        let is_again = |&i: &usize| row[..i].contains(&row[i]);
+        if let Some(i) = (1..row.len()).find(is_again) {
+            return Err(RuntimeError::SameExpert {
+                path: rows.path().to_owned(),
+                tensor: rows.name().to_owned(),
+                token,
+                expert: row[i] as usize,
+            });
+        }
     }
     let shape = (rows.rows, rows.cols);
     Ok(StoredWeight::dense(

@@ -154,6 +154,18 @@ pub enum RuntimeError {
         /// Experts of the layer.
         n_experts: usize,
     },
+    /// A table of experts that sends a token to one twice.
+    #[error("{path}: tensor `{tensor}` names expert {expert} twice for token {token}")]
+    SameExpert {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The token.
+        token: usize,
+        /// The expert's number.
+        expert: usize,
+    },
     /// Weights that no quantization can represent.
     #[error("{path}: tensor `{tensor}` cannot be quantized: {}", unquantizable(*value))]
     NotQuantizable {
@@ -303,6 +315,7 @@ impl RuntimeError {
             | RuntimeError::AlreadyQuantized { .. }
             | RuntimeError::NotEncodable { .. }
             | RuntimeError::NoSuchExpert { .. }
+            | RuntimeError::SameExpert { .. }
             | RuntimeError::NotQuantizable { .. }
             | RuntimeError::WeightDType { .. }
             | RuntimeError::OffloadFolder { .. }
