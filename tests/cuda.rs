@@ -27,15 +27,15 @@ use llm_runtime::{
 };
 use llm_tensor::{Bytes, DType};
 use llm_tests::{
-    GOLDENS, argmax, check_golden, continue_by_ids, fixture, golden, is_for_gpus, relative_error,
-    tensor,
+    GOLDENS, argmax, check_golden, continue_by_ids, fixture, golden, relative_error, tensor,
 };
 
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
-const MODELS: [&str; 34] = [
+const MODELS: [&str; 35] = [
     "bloom",
     "deepseek-v3",
     "deepseek-v32-sparse",
+    "deepseek-v4",
     "falcon-40b-style",
     "falcon-7b-style",
     "falcon-h1",
@@ -196,17 +196,23 @@ fn experts_compute_together() {
     Machine::new().inside(|| {
         let cuda = first();
         let gated = [("experts_up_f32", 1), ("experts_down_f32", 1)];
-        // Gate and up of one matrix are sums as down's are, before a gate that adds biases.
+        // Where gates are clamped gate and up are sums as down's are, of one matrix or two.
         let clamped = [
             ("gather_rows", 1),
             ("experts_down_f32", 2),
-            ("experts_gate", 1),
+            ("experts_gate_biased", 1),
             ("experts_bias", 1),
+        ];
+        let of_two = [
+            ("gather_rows", 1),
+            ("experts_down_f32", 3),
+            ("experts_gate", 1),
         ];
         for (name, kernels) in [
             ("mixtral", &gated[..]),
             ("qwen3-moe", &gated),
             ("gpt-oss", &clamped),
+            ("deepseek-v4", &of_two),
         ] {
             let (folder, expected) = golden(name);
             let model = BoundModel::open(&folder).unwrap();
@@ -259,10 +265,6 @@ fn every_golden(cuda: &Arc<Cuda>) {
         named.is_none_or(|named| named.split(',').any(|of| of == *name))
     };
     for name in GOLDENS.iter().filter(|name| is_named(name)) {
-        if !is_for_gpus(name) {
-            println!("{name}: there are no kernels for it");
-            continue;
-        }
         if !fixture("models").join(name).exists() {
             println!("{name}: left out of the bundle");
             continue;
@@ -417,6 +419,7 @@ fn memory(cuda: &Arc<Cuda>) {
         "t5-flan-style",
         "bloom",
         "deepseek-v32-sparse",
+        "deepseek-v4",
     ];
     for name in names {
         let model = BoundModel::open(&fixture("models").join(name)).unwrap();

@@ -5,7 +5,7 @@ use llm_plan::{
     Budgets, DividedPart, Division, GpuSpeed, MemoryUse, Placement, Rest, Speeds, Workload,
 };
 use llm_quant::Code;
-use llm_tests::{GOLDENS, Packed, Written, fixture, is_for_gpus, published};
+use llm_tests::{GOLDENS, Packed, Written, fixture, published};
 
 use super::*;
 
@@ -342,8 +342,7 @@ fn no_order_of_streams_beside_two_gpus_computes_anything_else() {
 #[test]
 #[ignore = "takes minutes: every model, home and way"]
 fn every_model_computes_the_same_wherever_it_rests() {
-    let names = GOLDENS.into_iter().filter(|name| is_for_gpus(name));
-    for (i, name) in names.enumerate() {
+    for (i, name) in GOLDENS.into_iter().enumerate() {
         for n_gpus in [1, 2] {
             let machine = Machine::new().devices(2).seed(i as u64).counts(false);
             machine.races(false).inside(|| {

@@ -145,11 +145,6 @@ pub const GOLDENS: [&str; 131] = [
 /// Largest error of logits by f32 rounding, accumulated over a few layers.
 pub const GOLDEN_TOLERANCE: f64 = 2e-4;
 
-/// True of a golden model that GPUs compute; for others a plan with one is an error.
-pub fn is_for_gpus(name: &str) -> bool {
-    name != "deepseek-v4"
-}
-
 /// Takes a sequence back to its first `len` positions; `fed` are their tokens, which states of one size are computed of anew.
 ///
 /// # Panics

@@ -19,8 +19,7 @@ use llm_tensor::DType;
 
 pub use gguf::{Written, in_q8_0};
 pub use goldens::{
-    GOLDEN_TOLERANCE, GOLDENS, check_golden, check_goldens, continue_by_ids, is_for_gpus, score,
-    take_back,
+    GOLDEN_TOLERANCE, GOLDENS, check_golden, check_goldens, continue_by_ids, score, take_back,
 };
 pub use packed::Packed;
 pub use placing::{outermost, placing, short_passes};

@@ -32,14 +32,6 @@ pub enum BackendError {
         /// The driver's name of the code.
         name: String,
     },
-    /// An operation that the device has no kernel for.
-    #[error("{device} has no kernel to {operation}; compute the model on the CPU")]
-    NoKernel {
-        /// The device's name.
-        device: String,
-        /// What it was asked to do.
-        operation: &'static str,
-    },
     /// A weight in a scheme that the device cannot compute with.
     #[error(
         "{device} cannot compute with a weight [{rows}, {cols}] in {scheme}; load it as f32, f16 or bf16"

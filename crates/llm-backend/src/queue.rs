@@ -363,9 +363,8 @@ pub trait Ops<B: Backend>: Queue<B> {
     /// Cuts off the leading columns of each row of `x` `[n_tokens, row_width]`, in place.
     fn cut_off(&mut self, op: &CutOff, x: &mut B::Buffer, n_tokens: usize) -> Result<()>;
 
-    /// The hyperbolic tangent of `factor · x`, `x` being `[n_tokens, width]`, in place.
-    fn tanh(&mut self, factor: f32, x: &mut B::Buffer, width: usize, n_tokens: usize)
-    -> Result<()>;
+    /// The hyperbolic tangent of `x` `[n_tokens, width]`, in place.
+    fn tanh(&mut self, x: &mut B::Buffer, width: usize, n_tokens: usize) -> Result<()>;
 
     /// Applies `activation` to `x` `[n_tokens, width]` in place.
     fn activate(

@@ -525,10 +525,10 @@ impl Ops<Cpu> for CpuQueue {
         Ok(())
     }
 
-    fn tanh(&mut self, factor: f32, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
+    fn tanh(&mut self, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
         let x = &mut x.as_mut_slice()[..n_tokens * width];
         let level = self.cpu.level;
-        (self.cpu).by_rows(x, 1, |_, x| level.run(Tanh { factor, x }));
+        (self.cpu).by_rows(x, 1, |_, x| level.run(Tanh { x }));
         Ok(())
     }
 

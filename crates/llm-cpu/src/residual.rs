@@ -130,18 +130,16 @@ impl Kernel for CutRows<'_> {
     }
 }
 
-/// The hyperbolic tangent of elements times a factor.
+/// The hyperbolic tangent of elements.
 pub(crate) struct Tanh<'a> {
-    pub(crate) factor: f32,
     pub(crate) x: &'a mut [f32],
 }
 
 impl Kernel for Tanh<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let factor = simd.splat(self.factor);
         for at in (0..self.x.len()).step_by(S::LANES) {
-            let y = tanh(simd, simd.mul(factor, simd.get(self.x, at)));
+            let y = tanh(simd, simd.get(self.x, at));
             simd.put(self.x, at, y);
         }
     }

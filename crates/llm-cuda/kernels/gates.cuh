@@ -2,8 +2,12 @@
 #pragma once
 #include "prelude.cuh"
 
-__device__ __forceinline__ float clamped_gate(float g, float u, float alpha, float limit) {
-  g = g > limit ? limit : g;
-  u = u > limit ? limit : u < -limit ? -limit : u;
-  return g / (1.f + expf(-alpha * g)) * (u + 1.f);
-}
+struct ClampedGate {
+  float alpha, limit, added;
+
+  __device__ __forceinline__ float of(float g, float u) const {
+    g = g > limit ? limit : g;
+    u = u > limit ? limit : u < -limit ? -limit : u;
+    return g / (1.f + expf(-alpha * g)) * (u + added);
+  }
+};

@@ -1,13 +1,13 @@
 // Choice of experts, lists of their rows, and rows sent to them and back. Nothing here is read by the host.
 //
-// A router's probabilities p are the softmax of a row of scores [n_tokens, n_experts], or each score's 1 / (1 + exp(-x)). An expert's
-// rank is p, plus its element of correction where there is one; and minus infinity where its group is out, of n_groups equally
-// large ones of which the n_active_groups are in that rank first, by their largest rank or by the sum of their two largest. A
-// row goes to the n_active that rank first, the first among equals; their weights are scale * p, or these over eps + the sum
-// of the chosen p, times its element of scales where there are such. With a tolerance (SparseMixer) p is the score itself, and the
-// weight of a chosen p is scale / the sum of exp(q - p) over those q that no expert chosen before has, but for those with
-// (p - q) / max(|q|, p) > tolerance. A row where a rank is not a number (one score is not, or of a softmax is infinite) goes to the first
-// n_active, with weights that are not numbers. Where rank is p alone it is the score that is compared.
+// A router's probabilities p are the softmax of a row of scores [n_tokens, n_experts], or each score's 1 / (1 + exp(-x)), or
+// sqrt(ln(1 + exp(x))). An expert's rank is p, plus its element of correction where there is one; and minus infinity where its
+// group is out, of n_groups equally large ones of which the n_active_groups are in that rank first, by their largest rank or by the
+// sum of their two largest. A row goes to the n_active that rank first, the first among equals, or to those that are given
+// [n_tokens, n_active] as numbers; their weights are scale * p, or these over eps + the sum of the chosen p, times its element of
+// scales where there are such. With a tolerance (SparseMixer) p is the score itself, and the weight of a chosen p is scale / the sum
+// of exp(q - p) over those q that no expert chosen before has, but for those with (p - q) / max(|q|, p) > tolerance. A row where a rank is not a number (one score is not, or of a softmax is infinite) goes to the first
+// n_active, or to those that are given, with weights that are not numbers. Where rank is p alone it is the score that is compared.
 //
 //   routing_choose   chosen, weights [n_tokens, n_active], by falling probability. A row a warp: grid ceil(n_tokens / 8),
 //                    block 256. Bytes 4 n_tokens n_experts; the scores are read n_active + 3 times, from L1 after the first.
@@ -42,7 +42,7 @@
 
 enum { COUNTED = 1024, FEW = 8, FEW_ACTIVE = 64 };
 
-enum Scoring { SOFTMAX, SIGMOID, PLAIN };
+enum Scoring { SOFTMAX, SIGMOID, PLAIN, SQRT_SOFTPLUS };
 enum Weighting { PROBABILITY, NORMALISED, NEAR_TIES };
 
 struct Routing {
@@ -78,6 +78,7 @@ struct Ranks {
   bool is_plain;
   __device__ __forceinline__ float probability(float score) const {
     if (op.scoring == PLAIN) return score;
+    if (op.scoring == SQRT_SOFTPLUS) return sqrtf(fmaxf(score, 0.f) + log1pf(expf(-fabsf(score))));
     return op.scoring == SIGMOID ? 1.f / (1.f + expf(-score)) : expf(score - max) / total;
   }
   __device__ __forceinline__ float corrected(int i) const {
@@ -122,33 +123,9 @@ __device__ __forceinline__ float share(const Routing& op, const Ranks& ranks, fl
   return 1.f / warp_sum_f32(total);
 }
 
-// By a whole warp, for one row.
-__device__ __forceinline__ void choose(const Routing& op, OfExperts correction, OfExperts scales, const float* scores,
-                                       u32* chosen, float* weights) {
+// The experts that rank first, and the sum of their probabilities; by a whole warp.
+__device__ __forceinline__ float find_first(const Routing& op, const Ranks& ranks, u32* chosen, float* weights) {
   int lane = threadIdx.x & 31;
-  Ranks ranks{op, correction, scores, 0.f, 1.f, 0, !correction.of && !op.n_groups};
-  if (op.scoring == SOFTMAX) {
-    float max = __int_as_float(0xff800000);
-    for (int i = lane; i < op.n_experts; i += 32) max = fmaxf(max, scores[i]);
-    ranks.max = warp_max_f32(max);
-    float total = 0.f;
-    for (int i = lane; i < op.n_experts; i += 32) total += expf(scores[i] - ranks.max);
-    ranks.total = warp_sum_f32(total);
-  }
-  bool is_number = true;
-  for (int i = lane; i < op.n_experts; i += 32) {
-    float rank = ranks.corrected(i);
-    is_number = is_number && rank == rank;
-  }
-  if (!__all_sync(0xffffffffu, is_number)) {
-    for (int k = lane; k < op.n_active; k += 32) {
-      chosen[k] = k;
-      weights[k] = __int_as_float(0x7fffffff);
-    }
-    __syncwarp();
-    return;
-  }
-  if (op.n_groups) ranks.open = open_groups(op, ranks);
   // What comes after the last one chosen, by falling rank and rising number.
   float last = __int_as_float(0x7f800000), of_chosen = 0.f;
   int last_expert = -1;
@@ -175,7 +152,7 @@ __device__ __forceinline__ void choose(const Routing& op, OfExperts correction, 
     }
     last = best;
     last_expert = best_expert;
-    float weight = ranks.probability(scores[best_expert]);
+    float weight = ranks.probability(ranks.scores[best_expert]);
     of_chosen += weight;
     if (op.weighting == NEAR_TIES) weight = share(op, ranks, best, best_expert);
     if (lane == 0) {
@@ -183,6 +160,51 @@ __device__ __forceinline__ void choose(const Routing& op, OfExperts correction, 
       weights[k] = weight;
     }
   }
+  return of_chosen;
+}
+
+// The experts that are given, likewise. A number that is none would be read behind the scores.
+__device__ __forceinline__ float take(const Routing& op, const Ranks& ranks, const float* given, u32* chosen, float* weights) {
+  float of_chosen = 0.f;
+  for (int k = threadIdx.x & 31; k < op.n_active; k += 32) {
+    int expert = min(max((int)given[k], 0), op.n_experts - 1);
+    float weight = ranks.probability(ranks.scores[expert]);
+    of_chosen += weight;
+    chosen[k] = expert;
+    weights[k] = weight;
+  }
+  return warp_sum_f32(of_chosen);
+}
+
+// By a whole warp, for one row.
+__device__ __forceinline__ void choose(const Routing& op, OfExperts correction, OfExperts scales, const float* given,
+                                       const float* scores, u32* chosen, float* weights) {
+  int lane = threadIdx.x & 31;
+  Ranks ranks{op, correction, scores, 0.f, 1.f, 0, !correction.of && !op.n_groups};
+  if (op.scoring == SOFTMAX) {
+    float max = __int_as_float(0xff800000);
+    for (int i = lane; i < op.n_experts; i += 32) max = fmaxf(max, scores[i]);
+    ranks.max = warp_max_f32(max);
+    float total = 0.f;
+    for (int i = lane; i < op.n_experts; i += 32) total += expf(scores[i] - ranks.max);
+    ranks.total = warp_sum_f32(total);
+  }
+  bool is_number = true;
+  for (int i = lane; i < op.n_experts; i += 32) {
+    float rank = ranks.corrected(i);
+    is_number = is_number && rank == rank;
+  }
+  if (!__all_sync(0xffffffffu, is_number)) {
+    if (given) take(op, ranks, given, chosen, weights);
+    for (int k = lane; k < op.n_active; k += 32) {
+      if (!given) chosen[k] = k;
+      weights[k] = __int_as_float(0x7fffffff);
+    }
+    __syncwarp();
+    return;
+  }
+  if (op.n_groups) ranks.open = open_groups(op, ranks);
+  float of_chosen = given ? take(op, ranks, given, chosen, weights) : find_first(op, ranks, chosen, weights);
   __syncwarp();
   float divisor = op.weighting == NORMALISED ? of_chosen + op.eps : 1.f;
   for (int k = lane; k < op.n_active; k += 32) {
@@ -218,11 +240,11 @@ KERNEL(routing_scale)(const float* scores, int n_scores, float* x, int width) {
 }
 
 KERNEL(routing_choose)(Routing op, const u8* correction, int element, const u8* scales, int scale_element,
-                       const float* scores, int n_tokens, u32* chosen, float* weights) {
+                       const float* given, const float* scores, int n_tokens, u32* chosen, float* weights) {
   int row = blockIdx.x * 8 + (threadIdx.x >> 5);
   if (row >= n_tokens) return;
-  choose(op, OfExperts{correction, element}, OfExperts{scales, scale_element}, scores + (u64)row * op.n_experts,
-         chosen + (u64)row * op.n_active, weights + (u64)row * op.n_active);
+  choose(op, OfExperts{correction, element}, OfExperts{scales, scale_element}, given ? given + (u64)row * op.n_active : nullptr,
+         scores + (u64)row * op.n_experts, chosen + (u64)row * op.n_active, weights + (u64)row * op.n_active);
 }
 
 __device__ __forceinline__ u32 sum_of_block(u32 v, u32 (&partial)[8]) {
@@ -316,14 +338,14 @@ KERNEL(routing_lists)(const u32* chosen, const float* weights, u32 n_tokens, u32
 }
 
 KERNEL(routing_few)(Routing op, const u8* correction, int element, const u8* scales, int scale_element,
-                    const float* scores, u32 n_tokens, u32* starts, u32* rows, float* row_weights,
+                    const float* given, const float* scores, u32 n_tokens, u32* starts, u32* rows, float* row_weights,
                     u32* slots, uint4* tiles, u32* n_tiles, u32 tile_rows) {
   __shared__ u32 chosen[FEW * FEW_ACTIVE];
   __shared__ float weights[FEW * FEW_ACTIVE];
   u32 row = threadIdx.x >> 5;
   if (row < n_tokens)
-    choose(op, OfExperts{correction, element}, OfExperts{scales, scale_element}, scores + (u64)row * op.n_experts,
-           chosen + row * op.n_active, weights + row * op.n_active);
+    choose(op, OfExperts{correction, element}, OfExperts{scales, scale_element}, given ? given + row * op.n_active : nullptr,
+           scores + (u64)row * op.n_experts, chosen + row * op.n_active, weights + row * op.n_active);
   __syncthreads();
   list(chosen, weights, n_tokens, op.n_active, op.n_experts,
        Lists{starts, rows, row_weights, slots, tiles, n_tiles, tile_rows});

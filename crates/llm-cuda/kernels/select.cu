@@ -1,6 +1,7 @@
 // Selection of the positions that rows attend to, by heads of their own that share keys.
 //
-//   score[p] = sum over heads of weight_scale weights[h] max(0, scale q[h] . key[p]),  p up to the row's own position
+//   score[p] = sum over heads of weight_scale weights[h] max(0, scale q[h] . key[p]),  p up to the row's own position, or
+//   among the first (position + 1) / rate where a key stands for so many positions
 //
 //   select_scores  scores of rows that have more than n_selected positions. 128 positions a block, 64 heads at a time: a warp
 //                  has 8 of them, a thread 4 positions; keys and queries come 16 elements at a time. Grid (ceil(most positions
@@ -21,7 +22,7 @@
 #define ELEMENTS 16
 
 KERNEL_OF(256, select_scores)(const float* q, const float* weights, const u32* rows, const u32* tables, int table_len, const void* pool,
-                              int dtype, int n_heads, int head_dim, float scale, float weight_scale, int n_selected, int skip,
+                              int dtype, int n_heads, int head_dim, float scale, float weight_scale, int rate, int n_selected, int skip,
                               float* scores, int stride) {
   // Rows are whole float4s, and those of elements that follow each other begin at other banks.
   __shared__ __align__(16) float keys[ELEMENTS][POSITIONS + 4];
@@ -29,7 +30,7 @@ KERNEL_OF(256, select_scores)(const float* q, const float* weights, const u32* r
   const u32* own = rows + blockIdx.z * 4;
   u32 row = skip + blockIdx.y;
   if (row >= own[1]) return;
-  int n = own[2] + row + 1, first = blockIdx.x * POSITIONS;
+  int n = (own[2] + row + 1) / rate, first = blockIdx.x * POSITIONS;
   if (n <= n_selected || first >= n) return;
   q += (u64)(own[0] + row) * n_heads * head_dim;
   weights += (u64)(own[0] + row) * n_heads;
@@ -90,14 +91,14 @@ __device__ __forceinline__ u32 order_of(float score) {
   return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-KERNEL_OF(1024, select_bits)(const u32* rows, int n_selected, int skip, const float* scores, int stride, u32* bits, int row_words) {
+KERNEL_OF(1024, select_bits)(const u32* rows, int rate, int n_selected, int skip, const float* scores, int stride, u32* bits, int row_words) {
   __shared__ u32 counts[256];
   __shared__ u32 of_warps[32];
   __shared__ u32 digit, rest, n_of_last;
   const u32* own = rows + blockIdx.y * 4;
   u32 row = skip + blockIdx.x;
   if (row >= own[1]) return;
-  int n = own[2] + row + 1, n_words = (n + 31) / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  int n = (own[2] + row + 1) / rate, n_words = (n + 31) / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   bits += (u64)(own[0] + row) * row_words;
   if (n <= n_selected) {
     for (int w = threadIdx.x; w < n_words; w += 1024) bits[w] = n - 32 * w < 32 ? (1u << (n - 32 * w)) - 1 : 0xffffffffu;

@@ -80,6 +80,7 @@ const FILES: &[File] = &[
     file!("attention_tile_bf16", needs sm80),
     file!("attention_tile_f16", needs sm80),
     file!("attention_wide"),
+    file!("compress"),
     file!("conv", and sm80),
     file!("delta"),
     file!("dense", and sm80),

@@ -2,6 +2,7 @@
 
 mod attention;
 mod attention_wide;
+mod compress;
 mod conv;
 mod delta;
 mod elementwise;
@@ -187,17 +188,15 @@ impl Ops<Cuda> for CudaQueue {
         select::select(self, op, inputs, batch, pool, bits)
     }
 
-    /// # Errors
-    /// [`llm_backend::BackendError::NoKernel`]: plans have such models compute on the CPU.
     fn compress(
         &mut self,
-        _: &Compression<'_, Cuda>,
-        _: &Batch<'_, Cuda>,
-        _: &KvPool,
-        _: (&[Rows], &Index),
-        _: &mut Buffer,
+        op: &Compression<'_, Cuda>,
+        batch: &Batch<'_, Cuda>,
+        pool: &KvPool,
+        entries: (&[Rows], &Index),
+        out: &mut Buffer,
     ) -> Result<()> {
-        Err(self.no_kernel("compress positions"))
+        compress::compress(self, op, batch, pool, entries, out)
     }
 
     fn short_conv(
@@ -312,20 +311,18 @@ impl Ops<Cuda> for CudaQueue {
         streams::cut_off(self, op, x, n_tokens)
     }
 
-    fn tanh(&mut self, factor: f32, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
-        streams::tanh(self, factor, x, width * n_tokens)
+    fn tanh(&mut self, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
+        streams::tanh(self, x, width * n_tokens)
     }
 
-    /// # Errors
-    /// [`llm_backend::BackendError::NoKernel`]: plans have such models compute on the CPU.
     fn weigh_streams(
         &mut self,
-        _: &StreamWeights<'_, Cuda>,
-        _: &Buffer,
-        _: &mut Buffer,
-        _: usize,
+        op: &StreamWeights<'_, Cuda>,
+        s: &Buffer,
+        weights: &mut Buffer,
+        n_tokens: usize,
     ) -> Result<()> {
-        Err(self.no_kernel("weigh streams"))
+        streams::weigh(self, op, s, weights, n_tokens)
     }
 
     fn activate(

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
-use llm_backend::{BackendError, Queue, Result};
+use llm_backend::{Queue, Result};
 use llm_tensor::WorkspaceShape;
 
 use crate::blas::QueueBlas;
@@ -32,14 +32,6 @@ pub struct CudaQueue {
 }
 
 impl CudaQueue {
-    /// Error of what there is no kernel for: plans have such models compute on the CPU.
-    pub(crate) fn no_kernel(&self, operation: &'static str) -> BackendError {
-        BackendError::NoKernel {
-            device: self.card.name.clone(),
-            operation,
-        }
-    }
-
     /// For passes within a shape, whose scratch memory has so many bytes.
     pub(crate) fn new(
         card: &Arc<Card>,

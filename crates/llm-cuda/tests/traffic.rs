@@ -9,6 +9,8 @@
 mod attention;
 #[path = "traffic/bench.rs"]
 mod bench;
+#[path = "traffic/compress.rs"]
+mod compress;
 #[path = "traffic/conv.rs"]
 mod conv;
 #[path = "traffic/delta.rs"]
@@ -34,6 +36,7 @@ mod streams;
 fn every_kernel_is_counted_or_seldom() {
     let counted = [
         attention::KERNELS,
+        compress::KERNELS,
         conv::KERNELS,
         delta::KERNELS,
         experts::KERNELS,

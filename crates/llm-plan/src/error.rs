@@ -32,18 +32,6 @@ pub enum PlanError {
         /// About how many.
         n_bytes: u128,
     },
-    /// A unit that GPUs have no kernels for.
-    #[error(
-        "GPU {gpu} has no kernels yet for {unit} of a {family} model; have the model compute on the CPU (--device cpu)"
-    )]
-    NoGpuKernels {
-        /// The GPU's number.
-        gpu: u32,
-        /// The unit.
-        unit: String,
-        /// The model's family.
-        family: &'static str,
-    },
     /// No device and size.
     #[error(
         "`{text}` is not a budget; write a device and a size, as `0=15GB`, `cpu=12.7GB` or `disk=100GB`"

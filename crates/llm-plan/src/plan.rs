@@ -234,7 +234,6 @@ fn one_way(request: &Request<'_>, weights: &Weights, way: Way) -> Result<Verdict
             if shortfalls.is_empty() {
                 let map = DeviceMap::new(&weights.units, weights.is_tied, &placements);
                 map.stages()?;
-                map.check_kernels(&request.skeleton.spec)?;
                 return Ok(Verdict::Fits(Box::new(Plan {
                     map,
                     step: StepCost::of(weights, &needs, &estimate, &request.limits),

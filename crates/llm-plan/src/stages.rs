@@ -1,6 +1,6 @@
 //! Runs of units that one device computes, cut from a device map.
 
-use llm_arch::{ModelSpec, Side, Unit};
+use llm_arch::{Side, Unit};
 
 use crate::{DeviceMap, Home, Placement, PlanError, Result, RunOn};
 
@@ -56,40 +56,6 @@ impl DeviceMap {
     }
 }
 
-impl DeviceMap {
-    /// Check that GPUs have kernels for what the map has them compute: attention to entries, and what is around it, computes on the
-    /// CPU alone.
-    ///
-    /// # Errors
-    /// [`PlanError::NoGpuKernels`].
-    pub fn check_kernels(&self, spec: &ModelSpec) -> Result<()> {
-        let layers = &spec.decoder.layers;
-        let is_cpus = |unit| match unit {
-            Unit::Layer(Side::Decoder, layer) | Unit::Expert { layer, .. } => {
-                layers[layer].mixer.shared_key().is_some()
-            }
-            Unit::FinalNorm(Side::Decoder) => spec.decoder.shared_keys().next().is_some(),
-            Unit::Layer(Side::Encoder, _)
-            | Unit::FinalNorm(Side::Encoder)
-            | Unit::Embedding
-            | Unit::PerLayerTable
-            | Unit::Head => false,
-        };
-        for (unit, Placement { run_on, .. }) in self.iter() {
-            if let RunOn::Gpu(gpu) = run_on
-                && is_cpus(unit)
-            {
-                return Err(PlanError::NoGpuKernels {
-                    gpu,
-                    unit: unit.to_string(),
-                    family: spec.family,
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
 impl StagePlan {
     /// Layers of a side.
     pub fn layers(&self, side: Side) -> impl Iterator<Item = usize> + '_ {
@@ -107,47 +73,5 @@ impl StagePlan {
     /// True if a unit is among those that it computes.
     pub fn has(&self, unit: Unit) -> bool {
         self.units.iter().any(|&(of, _)| of == unit)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tests::golden;
-    use crate::units::Units;
-
-    #[test]
-    fn what_gpus_have_no_kernels_for_computes_on_the_cpu() {
-        let spec = golden("deepseek-v4").spec;
-        let units = Units::of(&spec);
-        // All units on the CPU but one.
-        let check = |unit: Unit, gpu: u32| {
-            let place = |&of: &Unit| Placement {
-                home: Home::Ram,
-                run_on: match of == unit {
-                    true => RunOn::Gpu(gpu),
-                    false => RunOn::Cpu,
-                },
-            };
-            let placements: Vec<_> = units.list().iter().map(place).collect();
-            DeviceMap::new(&units, spec.is_tied(), &placements).check_kernels(&spec)
-        };
-        let expert = Unit::Expert {
-            layer: 2,
-            expert: 4,
-        };
-        let layer = Unit::Layer(Side::Decoder, 1);
-        for unit in [layer, expert, Unit::FinalNorm(Side::Decoder)] {
-            let refusal = PlanError::NoGpuKernels {
-                gpu: 1,
-                unit: unit.to_string(),
-                family: "deepseek_v4",
-            };
-            assert_eq!(check(unit, 1), Err(refusal));
-        }
-        assert_eq!(check(Unit::Embedding, 0), Ok(()));
-        let other = golden("glm-moe-dsa-sparse").spec;
-        let gpu = DeviceMap::on_one(&other, RunOn::Gpu(0));
-        assert_eq!(gpu.check_kernels(&other), Ok(()));
     }
 }

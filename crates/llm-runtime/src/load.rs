@@ -139,7 +139,6 @@ pub fn load_on(
         allocated: Allocated::default(),
     };
     let stages = map.stages()?;
-    map.check_kernels(model.spec())?;
     let part = |run_on: RunOn| {
         let device = devices.iter().find(|(of, _)| *of == run_on);
         let &(_, device) = device.ok_or(RuntimeError::NoDevice { run_on })?;

@@ -251,7 +251,7 @@ fn coefficients<B: Backend>(
     scale::<B>(queue, by_width, &mut rows.normed, (a.hidden, n_tokens))?;
     let routed = (Output::Write, &mut rows.attended);
     apply::<B>(queue, from_ref(&of.router), &rows.normed, routed, n_tokens)?;
-    queue.tanh(1.0, &mut rows.attended, of.spec.n, n_tokens)?;
+    queue.tanh(&mut rows.attended, of.spec.n, n_tokens)?;
     let out = (Output::Write, &mut rows.mixing);
     apply::<B>(queue, from_ref(linear), &rows.attended, out, n_tokens)
 }

@@ -389,9 +389,9 @@ impl Ops<Reference> for ReferenceQueue {
         Ok(())
     }
 
-    fn tanh(&mut self, factor: f32, x: &mut Vec<f32>, width: usize, n_tokens: usize) -> Result<()> {
+    fn tanh(&mut self, x: &mut Vec<f32>, width: usize, n_tokens: usize) -> Result<()> {
         for x in &mut x[..width * n_tokens] {
-            *x = (f64::from(factor) * f64::from(*x)).tanh() as f32;
+            *x = f64::from(*x).tanh() as f32;
         }
         Ok(())
     }

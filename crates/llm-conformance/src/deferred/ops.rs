@@ -588,15 +588,9 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         self.put(move |queue| queue.cut_off(&op, &mut lock(&x), n_tokens))
     }
 
-    fn tanh(
-        &mut self,
-        factor: f32,
-        x: &mut Shared<B::Buffer>,
-        width: usize,
-        n_tokens: usize,
-    ) -> Result<()> {
+    fn tanh(&mut self, x: &mut Shared<B::Buffer>, width: usize, n_tokens: usize) -> Result<()> {
         let x = x.handle();
-        self.put(move |queue| queue.tanh(factor, &mut lock(&x), width, n_tokens))
+        self.put(move |queue| queue.tanh(&mut lock(&x), width, n_tokens))
     }
 
     fn activate(

@@ -19,8 +19,10 @@ pub(crate) struct ExpertCase {
     pub(super) hidden: usize,
     pub(super) width: usize,
     pub(super) activation: Activation,
-    /// Gates are clamped and matrices have biases.
+    /// Gates are clamped,
     pub(super) clamped: Option<ClampedGate>,
+    /// and matrices have biases.
+    pub(super) has_biases: bool,
     /// There are no gates, only `up`.
     pub(super) is_ungated: bool,
     pub(super) scheme: Scheme,
@@ -58,6 +60,7 @@ pub(crate) fn experts() -> Vec<ExpertCase> {
                     width,
                     activation: [Activation::Silu, Activation::GeluTanh, Activation::Relu][i % 3],
                     clamped: None,
+                    has_biases: false,
                     is_ungated: false,
                     scheme: Scheme::Dense(DTYPES[i / 2 % 3]),
                     is_fused: i % 4 == 1,
@@ -71,10 +74,14 @@ pub(crate) fn experts() -> Vec<ExpertCase> {
     cases
 }
 
-/// Experts with clamped gates and biases: gate and up in two matrices, or in rows that alternate in one.
+/// Experts with clamped gates and mostly biases: gate and up in two matrices, in one after the other, or in rows that alternate in one.
 pub(crate) fn clamped_experts() -> Vec<ExpertCase> {
     let mut cases = Vec::new();
-    for order in [GateOrder::Halves, GateOrder::Pairs] {
+    for (order, is_fused) in [
+        (GateOrder::Halves, false),
+        (GateOrder::Halves, true),
+        (GateOrder::Pairs, true),
+    ] {
         for (i, (n_tokens, n_experts, n_active, hidden, width)) in [
             (1, 4, 2, 16, 40),
             (3, 12, 4, 65, 33),
@@ -93,13 +100,20 @@ pub(crate) fn clamped_experts() -> Vec<ExpertCase> {
                 hidden,
                 width,
                 activation: Activation::Silu,
-                clamped: Some(clamped(order)),
+                clamped: Some(ClampedGate {
+                    added: [1.0, 0.0][i % 2],
+                    ..clamped(order)
+                }),
+                has_biases: i < 3,
                 is_ungated: false,
                 scheme: Scheme::Dense(DTYPES[i % 3]),
-                is_fused: order == GateOrder::Pairs,
+                is_fused,
                 nan_row: (i == 1).then_some(n_tokens / 2),
                 outlier_every: 0,
-                sent: [Sent::Together(n_active), Sent::Apart][i % 2],
+                sent: match i {
+                    1 => Sent::Apart,
+                    _ => Sent::Together(n_active),
+                },
             });
         }
     }
@@ -128,6 +142,7 @@ pub(crate) fn ungated_experts() -> Vec<ExpertCase> {
             _ => Activation::ReluSquared,
         },
         clamped: None,
+        has_biases: false,
         is_ungated: true,
         scheme: Scheme::Dense(DTYPES[i % 3]),
         is_fused: false,
@@ -181,6 +196,7 @@ pub(crate) fn together() -> Vec<ExpertCase> {
                 width,
                 activation: activations[(i + j) % 4],
                 clamped: None,
+                has_biases: false,
                 is_ungated: false,
                 scheme,
                 is_fused: (i + j) % 2 == 1,
@@ -192,6 +208,7 @@ pub(crate) fn together() -> Vec<ExpertCase> {
             let n = cases.len();
             cases.push(ExpertCase {
                 clamped: Some(clamped(GateOrder::Pairs)),
+                has_biases: true,
                 is_fused: true,
                 sent: Sent::Together(n_active),
                 ..cases[n - 1]
@@ -213,6 +230,7 @@ pub(crate) fn packed_experts(schemes: &[Scheme]) -> Vec<ExpertCase> {
         width: 512,
         activation: Activation::Silu,
         clamped,
+        has_biases: clamped.is_some(),
         is_ungated: false,
         scheme,
         is_fused: clamped.is_some(),
@@ -252,20 +270,21 @@ pub(super) struct OfExpert {
     pub(super) down: StoredWeight,
     /// Values of gate and of up, row by row.
     pub(super) values: [Vec<f32>; 2],
-    /// Biases of gate, up and down, of clamped ones.
+    /// Biases of gate, up and down.
     pub(super) biases: Option<[Vec<f32>; 3]>,
 }
 
 impl OfExpert {
-    /// Biases as they lie beside the matrices.
+    /// Biases as they lie beside the matrices, in pairs where gate and up alternate.
     fn stored_biases(&self, has_pairs: bool) -> Vec<StoredWeight> {
         let Some([gate, up, down]) = &self.biases else {
             return Vec::new();
         };
         let pairs = || gate.iter().zip(up).flat_map(|(gate, up)| [*gate, *up]);
-        let biases = match has_pairs {
-            true => vec![pairs().collect(), down.clone()],
-            false => vec![gate.clone(), up.clone(), down.clone()],
+        let biases = match (has_pairs, self.gate_up.len()) {
+            (true, _) => vec![pairs().collect(), down.clone()],
+            (false, 1) => vec![[&gate[..], up].concat(), down.clone()],
+            (false, _) => vec![gate.clone(), up.clone(), down.clone()],
         };
         let stored = |bias: &Vec<f32>| weight(DType::F32, 1, bias.len(), bias);
         biases.iter().map(stored).collect()
@@ -317,7 +336,7 @@ impl ExpertCase {
             // A square is a feature times itself.
             values[1] = values[0].clone();
         }
-        let biases = self.clamped.map(|_| {
+        let biases = self.has_biases.then(|| {
             let widths = [width, width, hidden];
             widths.map(|width| random.values(width, 1.0))
         });
@@ -469,7 +488,7 @@ impl ExpertCase {
         let bias =
             |part: usize, i: usize| biases.map_or(0.0, |biases| f64::from(biases[part][i]).abs());
         // What clamped gates add to the second factor.
-        let more = self.clamped.map_or(0.0, |_| 1.0);
+        let more = self.clamped.map_or(0.0, |gate| f64::from(gate.added));
         let mut bounds = Vec::with_capacity(x.len());
         for x in x.chunks_exact(self.hidden) {
             // No activation is larger than its argument, or steeper than 1.13; it is rounded a few times itself.

@@ -37,6 +37,7 @@ pub(crate) fn cases() -> Vec<ExpertCase> {
                 width,
                 activation: activations[(i + j) % 3],
                 clamped: None,
+                has_biases: false,
                 is_ungated: false,
                 scheme: Scheme::Int8(Int8 { threshold }),
                 is_fused: false,

@@ -79,7 +79,7 @@ pub(crate) enum Parameter {
 }
 
 /// Parameters that a kernel may have.
-pub(crate) const MAX_PARAMETERS: usize = 24;
+pub(crate) const MAX_PARAMETERS: usize = 25;
 
 const TEXT: &str = include_str!("../../ptx/kernels.txt");
 const N_KERNELS: usize = count(TEXT);

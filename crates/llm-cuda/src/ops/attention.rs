@@ -20,13 +20,10 @@ pub(super) fn attention(
     batch: &Batch<'_, Cuda>,
     (pool, out): (&KvPool, &mut Buffer),
 ) -> Result<()> {
-    if op.beside.is_some() {
-        return Err(queue.no_kernel("attend to entries"));
-    }
     // Where chunks begin takes the tiled kernels a third of the warps that a multiprocessor has, of all models.
     let is_chunked = matches!(op.mask, Mask::Chunked { .. });
     let is_wide = op.head_dim > MAX_HEAD_DIM || pool.shape.values != KvValues::Own;
-    if is_wide || is_chunked || op.selected.is_some() {
+    if is_wide || is_chunked || op.selected.is_some() || op.beside.is_some() {
         return attention_wide::attention(queue, op, q, batch, (pool, out));
     }
     let call = Call::new(queue, op, q, batch, (pool, out));

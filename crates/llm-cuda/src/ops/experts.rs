@@ -5,10 +5,10 @@ mod kind;
 use bytemuck::{Pod, Zeroable};
 use llm_backend::{Expert, ExpertBuffers, Result};
 use llm_quant::Part;
-use llm_tensor::{Activation, DType, Gate, GateOrder};
+use llm_tensor::{Activation, ClampedGate, DType, Gate, GateOrder};
 
 use super::general::element;
-use super::{gemm, packed, routing};
+use super::{gates, gemm, packed, routing};
 use crate::choose::{self, CardShape};
 use crate::formats::PackedKernels;
 use crate::launch::Launch;
@@ -73,12 +73,8 @@ struct Group {
 enum Gating {
     /// The kernel that makes them applies the non-linearity of this number.
     Within(usize),
-    /// They leave, and kernels of `kernels/experts_gate.cu` add biases of this type, where there are some.
-    Clamped {
-        alpha: f32,
-        limit: f32,
-        biases: Option<DType>,
-    },
+    /// They leave, and kernels of `kernels/experts_gate.cu` gate them and add biases of this type, where there are some.
+    Clamped(ClampedGate, Option<DType>),
 }
 
 impl Gating {
@@ -92,12 +88,8 @@ impl Gating {
         }
         match expert.gate {
             Gate::Of(activation) if of_first.is_none() => number(activation).map(Gating::Within),
-            Gate::Clamped(gate) if gate.order == GateOrder::Pairs => Some(Gating::Clamped {
-                alpha: gate.alpha,
-                limit: gate.limit,
-                biases: of_first,
-            }),
-            Gate::Of(_) | Gate::Clamped(_) | Gate::Absent(_) => None,
+            Gate::Clamped(gate) => Some(Gating::Clamped(gate, of_first)),
+            Gate::Of(_) | Gate::Absent(_) => None,
         }
     }
 }
@@ -128,10 +120,13 @@ impl Group {
                 .gate_up
                 .iter()
                 .all(|part| Kind::of(part.weight) == Some(up));
-            // Rows by turns are of one matrix, whose rows of x are copied where its kernel takes none by a list.
+            // Rows by turns are of one matrix. Rows of x are copied where its kernel takes none by a list.
             let is_known = match gating {
                 Gating::Within(_) => true,
-                Gating::Clamped { .. } => expert.gate_up.len() == 1 && up.threshold().is_none(),
+                Gating::Clamped(gate, _) => {
+                    let is_one = expert.gate_up.len() == 1;
+                    up.threshold().is_none() && (is_one || gate.order == GateOrder::Halves)
+                }
             };
             (is_plain && is_same && is_known).then_some(Group {
                 up,
@@ -167,8 +162,8 @@ impl Group {
         let of_gated = bytes(self.down, self.n_assignments, self.width);
         let (of_x, of_sums) = match (self.gating, self.up.packed()) {
             (Gating::Within(_), _) => (of_x, 0),
-            (Gating::Clamped { .. }, Some(_)) => (of_x, 2 * self.width),
-            (Gating::Clamped { .. }, None) => {
+            (Gating::Clamped(..), Some(_)) => (of_x, 2 * self.width),
+            (Gating::Clamped(..), None) => {
                 (bytes_of(self.n_assignments * self.hidden), 2 * self.width)
             }
         };
@@ -199,39 +194,11 @@ impl Group {
                 let to = (activation, gated);
                 self.gated(queue, experts, (x, gathered), (routes, &lists), to)?;
             }
-            Gating::Clamped {
-                alpha,
-                limit,
-                biases,
-            } => {
-                let sums = up
-                    .part(0..bytes_of(self.n_assignments * 2 * width))
-                    .aligned(16);
-                let product = Product {
-                    kind: self.up,
-                    weight: |expert| expert.gate_up[0].weight,
-                    shape: [2 * width, hidden],
-                };
-                let rows = routes.span(List::Rows);
-                let (x, room) = match self.up.packed() {
-                    Some(_) => ((x, Some((rows, self.n_tokens))), gathered),
-                    None => {
-                        let n_bytes = bytes_of(self.n_assignments * hidden);
-                        let copied = gathered.part(0..n_bytes).aligned(16);
-                        self.gather(queue, x, rows, copied)?;
-                        ((copied, None), gathered)
-                    }
-                };
-                self.product(queue, experts, &product, (x, room), (routes, &lists), sums)?;
-                for (words, told) in biases_of(experts, |expert| expert.gate_up[0].bias) {
-                    let launch = queue.launch(kernel!("experts_gate")).structure(&words);
-                    let launch = launch.structure(&shape_of(told, [width, 0, 0, 0]));
-                    let launch = lists.told(launch).pointer(sums);
-                    let launch = launch.bits(biases.map_or(0, element));
-                    let launch = launch.float(alpha).float(limit).pointer(gated);
-                    let grid = [width.div_ceil(256), self.n_tiles, 1];
-                    launch.grid(grid).threads(256).run()?;
-                }
+            Gating::Clamped(gate, biases) => {
+                let sums = up.part(0..bytes_of(self.n_assignments * 2 * width));
+                let x = (x, gathered);
+                self.sums(queue, experts, x, (routes, &lists), sums)?;
+                self.clamped(queue, experts, (&gate, biases), &lists, (sums, gated))?;
             }
         }
         let product = Product {
@@ -241,12 +208,9 @@ impl Group {
         };
         let x = ((gated, None), up);
         self.product(queue, experts, &product, x, (routes, &lists), delta)?;
-        if let Gating::Clamped {
-            biases: Some(dtype),
-            ..
-        } = self.gating
-        {
-            for (words, told) in biases_of(experts, |expert| expert.down.bias) {
+        if let Gating::Clamped(_, Some(dtype)) = self.gating {
+            let bias = |expert: &Expert<'_, Cuda>| [address(expert.down.bias, 0)];
+            for (words, told) in told(experts, 1, bias) {
                 let launch = queue.launch(kernel!("experts_bias")).structure(&words);
                 let launch = launch.structure(&shape_of(told, [hidden, 0, 0, 0]));
                 let launch = lists.told(launch).bits(element(dtype)).pointer(delta);
@@ -265,6 +229,87 @@ impl Group {
         let launch = launch.pointer(out.first(routes.n_tokens * hidden));
         let grid = [routes.n_tokens, hidden.div_ceil(256), 1];
         launch.grid(grid).threads(256).run()
+    }
+
+    /// Sums of gate and up of all assignments: of one matrix in rows of both, of two matrices all of one before all of the other.
+    fn sums(
+        &self,
+        queue: &CudaQueue,
+        experts: &[Expert<'_, Cuda>],
+        (x, room): (Span<'_>, Span<'_>),
+        (routes, lists): (&Routes, &Lists<'_>),
+        sums: Span<'_>,
+    ) -> Result<()> {
+        let (n, hidden) = (self.n_assignments, self.hidden);
+        let rows = routes.span(List::Rows);
+        let x = match self.up.packed() {
+            Some(_) => (x, Some((rows, self.n_tokens))),
+            None => {
+                let copied = room.part(0..bytes_of(n * hidden)).aligned(16);
+                self.gather(queue, x, rows, copied)?;
+                (copied, None)
+            }
+        };
+        let n_rows = 2 * self.width / self.n_parts;
+        let weights: [for<'a> fn(&Expert<'a, Cuda>) -> &'a CudaWeight; 2] = [
+            |expert| expert.gate_up[0].weight,
+            |expert| expert.gate_up[1].weight,
+        ];
+        for (i, &weight) in weights[..self.n_parts].iter().enumerate() {
+            let product = Product {
+                kind: self.up,
+                weight,
+                shape: [n_rows, hidden],
+            };
+            let n_bytes = bytes_of(n * n_rows);
+            let sums = sums.part(i * n_bytes..(i + 1) * n_bytes);
+            self.product(queue, experts, &product, (x, room), (routes, lists), sums)?;
+        }
+        Ok(())
+    }
+
+    /// Clamped gates of such sums.
+    fn clamped(
+        &self,
+        queue: &CudaQueue,
+        experts: &[Expert<'_, Cuda>],
+        (gate, biases): (&ClampedGate, Option<DType>),
+        lists: &Lists<'_>,
+        (sums, gated): (Span<'_>, Span<'_>),
+    ) -> Result<()> {
+        let width = self.width;
+        // Where the first sum of up is, those of a row, and how far columns are apart.
+        let (of_up, row_width, step) = match (self.n_parts, gate.order) {
+            (1, GateOrder::Pairs) => (1, 2 * width, 2),
+            (1, GateOrder::Halves) => (width, 2 * width, 1),
+            _ => (self.n_assignments * width, width, 1),
+        };
+        let columns = [row_width, step].map(|n| i32::try_from(n).expect("columns fit 31 bits"));
+        let ups = sums.part(bytes_of(of_up)..bytes_of(self.n_assignments * 2 * width));
+        let gate = gates::words(gate);
+        let grid = [width.div_ceil(256), self.n_tiles, 1];
+        let Some(dtype) = biases else {
+            let launch = lists.told(queue.launch(kernel!("experts_gate")));
+            let launch = launch.pointer(sums).pointer(ups).structure(&columns);
+            let launch = launch.structure(&gate).int(width).pointer(gated);
+            return launch.grid(grid).threads(256).run();
+        };
+        let of_both = |expert: &Expert<'_, Cuda>| {
+            let parts = expert.gate_up;
+            let of_up = if parts.len() == 1 { of_up } else { 0 };
+            let up = parts[parts.len() - 1].bias;
+            [address(parts[0].bias, 0), address(up, of_up)]
+        };
+        for (words, told) in told(experts, 2, of_both) {
+            let launch = queue.launch(kernel!("experts_gate_biased"));
+            let launch = launch.structure(&words);
+            let launch = launch.structure(&shape_of(told, [width, 0, 0, 0]));
+            let launch = lists.told(launch).pointer(sums).pointer(ups);
+            let launch = launch.structure(&columns).structure(&gate);
+            let launch = launch.bits(element(dtype)).pointer(gated);
+            launch.grid(grid).threads(256).run()?;
+        }
+        Ok(())
     }
 
     /// Gate and up of all assignments, and the non-linearity between, in one kernel.
@@ -555,16 +600,12 @@ fn told<'a, const N: usize>(
         })
 }
 
-/// The same of a bias of each; none is the address 0.
-fn biases_of<'a>(
-    experts: &'a [Expert<'a, Cuda>],
-    bias: for<'e> fn(&Expert<'e, Cuda>) -> Option<&'e CudaWeight>,
-) -> impl Iterator<Item = (Words, &'a [Expert<'a, Cuda>])> + 'a {
-    let words = move |expert: &Expert<'_, Cuda>| {
-        let bias = bias(expert).map_or(0, |bias| bias.part(Part::Weight).address());
-        [([bias, 0, 0, 0, 0, 0], 1)]
-    };
-    told(experts, 1, words)
+/// Address of an element of a bias, as words of weights are told; none is the address 0.
+fn address(bias: Option<&CudaWeight>, first: usize) -> ([u64; 6], usize) {
+    let address = bias.map_or(0, |bias| {
+        bias.part(Part::Weight).address() + (first * bias.dense().size()) as u64
+    });
+    ([address, 0, 0, 0, 0, 0], 1)
 }
 
 /// `Shape` of the kernels.

@@ -38,17 +38,18 @@ pub(super) fn clamped(
     out: &mut Buffer,
     (width, n, bounds): (usize, usize, Option<Span<'_>>),
 ) -> Result<()> {
-    if gate.added != 1.0 {
-        return Err(queue.no_kernel("gate clamped features so"));
-    }
     let launch = queue.launch(kernel!("gate_clamped"));
     let launch = launch.pointer(gate_up.first(2 * width * n));
     let launch = launch.pointer_or_null(bounds.map(|bounds| bounds.holding(8)));
     let launch = launch.pointer(out.first(width * n)).int(width);
-    let launch = launch.float(gate.alpha).float(gate.limit);
-    let launch = launch.int(match gate.order {
+    let launch = launch.structure(&words(gate)).int(match gate.order {
         GateOrder::Halves => 0,
         GateOrder::Pairs => 1,
     });
     launch.grid([n, width.div_ceil(256), 1]).threads(256).run()
+}
+
+/// `ClampedGate` of `gates.cuh`.
+pub(super) fn words(gate: &ClampedGate) -> [f32; 3] {
+    [gate.alpha, gate.limit, gate.added]
 }

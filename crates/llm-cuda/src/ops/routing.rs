@@ -30,11 +30,10 @@ pub(super) fn route(
     let RouterVectors {
         correction,
         scales,
-        chosen,
+        chosen: given,
     } = vectors;
-    if chosen.is_some() || op.scoring == Scoring::SqrtSoftplus {
-        return Err(queue.no_kernel("choose experts so"));
-    }
+    let is_near = matches!(op.weighting, Weighting::NearTies { .. });
+    assert!(given.is_none() || !is_near, "ties of ranks: {op:?}");
     for of_experts in [correction, scales].into_iter().flatten() {
         assert_eq!(of_experts.cols(), op.n_experts, "an element for each");
     }
@@ -43,7 +42,8 @@ pub(super) fn route(
     let choosing = |kernel| {
         let launch = queue.launch(kernel).structure(&words);
         let launch = vector(vector(launch, correction), scales);
-        launch.pointer(scores).int(n_tokens)
+        let given = given.map(|given| given.first(n_tokens * op.n_active));
+        launch.pointer_or_null(given).pointer(scores).int(n_tokens)
     };
     let grid = [op.n_experts, 1, 1];
     if n_tokens <= FEW && op.n_active <= FEW_ACTIVE {

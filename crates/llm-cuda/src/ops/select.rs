@@ -17,9 +17,6 @@ pub(super) fn select(
     pool: &KvPool,
     bits: &mut Buffer,
 ) -> Result<()> {
-    if op.rate != 1 {
-        return Err(queue.no_kernel("select entries"));
-    }
     assert_eq!(
         (pool.shape.n_kv_heads, pool.shape.head_dim, pool.n_planes()),
         (1, op.head_dim, 1),
@@ -43,11 +40,11 @@ pub(super) fn select(
         let most = sequences.iter().map(|rows| rows.n_tokens).max();
         let at_once = n_slots / n;
         let n_positions = sequences.iter().map(|rows| rows.start + rows.n_tokens);
-        let n_positions = n_positions.max().unwrap_or(0);
+        let n_keys = n_positions.max().unwrap_or(0) / op.rate;
         for skip in (0..most.unwrap_or(0)).step_by(at_once) {
             let n_here = at_once.min(most.unwrap_or(0) - skip);
             let [scores] = queue.workspace.areas([bytes_of(n * n_here * stride)]);
-            if n_positions > op.n_selected {
+            if n_keys > op.n_selected {
                 let launch = queue.launch(kernel!("select_scores"));
                 let launch = launch.pointer(q.first(n_rows * op.q_width()));
                 let launch = launch.pointer(weights.first(n_rows * op.n_heads));
@@ -56,13 +53,13 @@ pub(super) fn select(
                 let launch = launch.bits(element(pool.shape.dtype));
                 let launch = launch.int(op.n_heads).int(op.head_dim);
                 let launch = launch.float(op.scale).float(op.weight_scale);
-                let launch = launch.int(op.n_selected).int(skip);
+                let launch = launch.int(op.rate).int(op.n_selected).int(skip);
                 let launch = launch.pointer(scores).int(stride);
-                let grid = [n_positions.div_ceil(POSITIONS), n_here, n];
+                let grid = [n_keys.div_ceil(POSITIONS), n_here, n];
                 launch.grid(grid).threads(256).run()?;
             }
             let launch = queue.launch(kernel!("select_bits")).pointer(rows);
-            let launch = launch.int(op.n_selected).int(skip);
+            let launch = launch.int(op.rate).int(op.n_selected).int(skip);
             let launch = launch.pointer(scores).int(stride);
             let launch = launch.pointer(bits.first(n_rows * op.row_words));
             let launch = launch.int(op.row_words);

@@ -1,10 +1,10 @@
 //! Streams of a residual, and what belongs to models that have some: `kernels/streams.cu`.
 
-use llm_backend::{CutOff, Result, StreamMix, StreamSum, Streams};
+use llm_backend::{CutOff, Result, StreamMix, StreamSum, StreamWeights, Streams};
 
 use super::general::vector;
 use crate::module::kernel;
-use crate::{Buffer, CudaQueue, CudaWeight};
+use crate::{Buffer, Cuda, CudaQueue, CudaWeight};
 
 /// Streams of the first `n_tokens` rows of `s` of all of them, and of `y`.
 pub(super) fn mix(
@@ -78,10 +78,10 @@ pub(super) fn cut_off(
     launch.grid([n_tokens, 1, 1]).threads(256).run()
 }
 
-/// The hyperbolic tangent of `factor` times the first `n` elements of `x`.
-pub(super) fn tanh(queue: &CudaQueue, factor: f32, x: &mut Buffer, n: usize) -> Result<()> {
+/// The hyperbolic tangent of the first `n` elements of `x`.
+pub(super) fn tanh(queue: &CudaQueue, x: &mut Buffer, n: usize) -> Result<()> {
     let launch = queue.launch(kernel!("tanh_of")).pointer(x.first(n));
-    let launch = launch.int(n).float(factor);
+    let launch = launch.int(n);
     launch.grid([n.div_ceil(256), 1, 1]).threads(256).run()
 }
 
@@ -97,6 +97,46 @@ pub(super) fn scale_columns(
     let grid = [n_tokens, width.div_ceil(256), 1];
     launch.grid(grid).threads(256).run()
 }
+
+/// Weights of streams, of products that `weights` has.
+pub(super) fn weigh(
+    queue: &CudaQueue,
+    op: &StreamWeights<'_, Cuda>,
+    s: &Buffer,
+    weights: &mut Buffer,
+    n_tokens: usize,
+) -> Result<()> {
+    let (row_width, n_weights) = (op.streams.row_width(), op.n_weights());
+    let n_scales = if op.only_read { 1 } else { 3 };
+    for (vector, n) in [(op.scale, n_scales), (op.base, n_weights)] {
+        assert_eq!(vector.rows() * vector.cols(), n, "{:?}", op.streams);
+    }
+    let words = Weighing {
+        sizes: [op.streams.n, row_width, n_weights, op.n_rounds]
+            .map(|n| i32::try_from(n).expect("elements of a row fit 31 bits")),
+        norm_eps: op.norm_eps,
+        eps: op.eps,
+    };
+    let launch = queue.launch(kernel!("weigh_streams")).structure(&words);
+    let launch = vector(vector(launch, Some(op.scale)), Some(op.base));
+    let launch = launch.pointer(s.first(n_tokens * row_width));
+    let launch = launch.pointer(weights.first(n_tokens * n_weights));
+    let n_threads = row_width.div_ceil(ELEMENTS).next_multiple_of(32).min(1024);
+    launch.grid([n_tokens, 1, 1]).threads(n_threads).run()
+}
+
+/// `Weighing` of `streams.cu`.
+#[derive(Debug, Clone, Copy, bytemuck::NoUninit)]
+#[repr(C)]
+struct Weighing {
+    /// Streams, elements of a row of them, weights of a row, and rounds.
+    sizes: [i32; 4],
+    norm_eps: f32,
+    eps: f32,
+}
+
+/// Elements that a thread squares, where threads are enough.
+const ELEMENTS: usize = 4;
 
 /// A column as kernels are told of it: negative where there is none.
 fn column(column: Option<usize>) -> u32 {

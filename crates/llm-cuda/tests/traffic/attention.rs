@@ -1,6 +1,6 @@
 //! Attention over the block tables: one row a sequence, several, and prompts.
 
-use llm_backend::{Attention, Backend, Batch, KvColumns, Mask, Ops, Queue, Rows};
+use llm_backend::{Attention, Backend, Batch, Beside, KvColumns, Mask, Ops, Queue, Rows};
 use llm_tensor::{DType, KvShape, KvValues};
 
 use crate::bench::{Bench, Needs, on_each_target};
@@ -14,6 +14,8 @@ pub(crate) struct Case {
     pub(crate) n_kv_heads: usize,
     pub(crate) head_dim: usize,
     pub(crate) window: Option<usize>,
+    /// Positions of a run, where there are entries beside positions: the first keys once more.
+    pub(crate) rate: Option<usize>,
     /// Rows of each sequence, and positions that it has in the end.
     pub(crate) n_tokens: usize,
     pub(crate) n_positions: usize,
@@ -29,6 +31,7 @@ pub(crate) const CASE: Case = Case {
     n_kv_heads: 2,
     head_dim: 64,
     window: None,
+    rate: None,
     n_tokens: 1,
     n_positions: 1500,
     n_sequences: 2,
@@ -54,6 +57,7 @@ impl Case {
             n_kv_heads,
             head_dim,
             window,
+            rate,
             n_tokens,
             n_positions,
             n_sequences,
@@ -116,7 +120,13 @@ impl Case {
                 bias: None,
                 sinks: None,
                 selected: None,
-                beside: None,
+                beside: rate.map(|rate| Beside {
+                    pool: &pool,
+                    tables: &tables,
+                    table_len,
+                    rate,
+                    selected: None,
+                }),
             };
             let mut out = bench.buffer(n_sequences * n * n_heads * head_dim);
             let n_seen = window.map_or(end, |window| end.min(window + n - 1));

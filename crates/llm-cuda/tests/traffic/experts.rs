@@ -57,14 +57,21 @@ fn only_chosen_experts_are_read() {
             "routing_combine",
         ],
         |bench| {
-            let ways = schemes
-                .iter()
-                .flat_map(|scheme| [(*scheme, false), (*scheme, true)]);
+            // Clamped gates of pairs, with biases; of a few schemes such gates of two matrices without.
+            let ways = schemes.iter().flat_map(|scheme| {
+                let is_chosen = [schemes[2], schemes[schemes.len() - 1]].contains(scheme);
+                let orders = [None, Some(GateOrder::Pairs), Some(GateOrder::Halves)];
+                orders[..if is_chosen { 3 } else { 2 }]
+                    .iter()
+                    .map(|order| (*scheme, *order))
+                    .collect::<Vec<_>>()
+            });
             // Those in LLM.int8() with clamped gates go one after the other.
             let is_together =
-                |(scheme, is_clamped): &(Scheme, bool)| !is_clamped || !is_int8(scheme);
-            for (scheme, is_clamped) in ways.filter(is_together) {
-                let [n_parts, rows] = match is_clamped {
+                |(scheme, order): &(Scheme, Option<_>)| order.is_none() || !is_int8(scheme);
+            for (scheme, order) in ways.filter(is_together) {
+                let has_biases = order == Some(GateOrder::Pairs);
+                let [n_parts, rows] = match has_biases {
                     true => [1, 2 * WIDTH],
                     false => [2, WIDTH],
                 };
@@ -77,16 +84,16 @@ fn only_chosen_experts_are_read() {
                 let [of_up, of_down] = [2 * WIDTH, HIDDEN].map(bias);
                 let part = |weight, bias| LinearPart {
                     weight,
-                    bias: is_clamped.then_some(bias),
+                    bias: has_biases.then_some(bias),
                 };
                 let parts: Vec<_> = up.iter().map(|(weight, _)| part(weight, &of_up)).collect();
-                let gate = match is_clamped {
-                    false => Gate::Of(Activation::Silu),
-                    true => Gate::Clamped(ClampedGate {
+                let gate = match order {
+                    None => Gate::Of(Activation::Silu),
+                    Some(order) => Gate::Clamped(ClampedGate {
                         alpha: 1.702,
                         limit: 7.0,
                         added: 1.0,
-                        order: GateOrder::Pairs,
+                        order,
                     }),
                 };
                 let experts: Vec<_> = (0..8)
@@ -114,7 +121,8 @@ fn only_chosen_experts_are_read() {
                     let mut out = bench.buffer(n * HIDDEN);
                     let [mut gathered, mut up, mut gated, mut delta] =
                         [HIDDEN, 2 * WIDTH, WIDTH, HIDDEN].map(|width| bench.buffer(2 * n * width));
-                    let of_gate = if is_clamped { ", clamped" } else { "" };
+                    let of_gate = order.map(|order| format!(", clamped {order:?}"));
+                    let of_gate = of_gate.unwrap_or_default();
                     let what = format!("{n} rows to experts in {scheme}{of_gate}");
                     // Weights, x, what is between the projections of two experts, and the sums.
                     let mut n_bytes =
@@ -129,11 +137,19 @@ fn only_chosen_experts_are_read() {
                     if is_packed {
                         n_bytes += halves(n, HIDDEN) + halves(2 * n, WIDTH);
                     }
-                    if is_clamped {
-                        // Biases of two experts; sums before and after theirs; rows by assignment.
+                    if order.is_some() {
+                        // Sums of gate and up; rows by assignment, or as halves, once more for a second matrix.
+                        n_bytes += 2 * 2 * 4 * n * 2 * WIDTH;
+                        n_bytes += match (is_packed, n_parts) {
+                            (true, 1) => 0,
+                            (true, _) => halves(n, HIDDEN),
+                            (false, n_parts) => (1 + n_parts) * 2 * 4 * n * HIDDEN,
+                        };
+                    }
+                    if has_biases {
+                        // Of two experts; sums before and after theirs.
                         n_bytes += 2 * 4 * (2 * WIDTH + HIDDEN);
-                        n_bytes += 2 * 2 * 4 * n * (2 * WIDTH + HIDDEN);
-                        n_bytes += if is_packed { 0 } else { 2 * 2 * 4 * n * HIDDEN };
+                        n_bytes += 2 * 2 * 4 * n * HIDDEN;
                     }
                     bench.check(&Needs::bytes(&what, n_bytes), |queue| {
                         let scratch = ExpertBuffers {

@@ -9,8 +9,9 @@ use crate::bench::{Bench, on_each_target};
 
 /// Beginnings of names.
 pub(crate) const KERNELS: &[&str] = &[
-    // Heads of sizes that are no multiple of 8, and of more than 256 elements.
+    // Heads of sizes that are no multiple of 8, and of more than 256 elements, and what reads keys anew for each head.
     "attention_any",
+    "attention_entries",
     "attention_wide",
     // Weights at odd addresses or of odd widths.
     "general_",
@@ -46,6 +47,7 @@ fn odd_shapes_are_computed() {
     on_each_target(
         &[
             "attention_any",
+            "attention_entries",
             "attention_wide",
             "general_",
             "packed_any",
@@ -67,6 +69,13 @@ fn odd_shapes_are_computed() {
                     }
                     .run(bench);
                 }
+                Case {
+                    dtype,
+                    rate: Some(4),
+                    n_positions: 100,
+                    ..CASE
+                }
+                .run(bench);
             }
             products(bench);
             rows(bench);

@@ -1,6 +1,8 @@
 //! Streams of a residual, and what belongs to models that have some.
 
-use llm_backend::{Added, CutOff, Ops, StreamMix, StreamSum, Streams};
+use llm_backend::{Added, CutOff, Ops, StreamMix, StreamSum, StreamWeights, Streams};
+use llm_quant::Scheme;
+use llm_tensor::DType;
 
 use crate::bench::{Needs, on_each_target};
 
@@ -10,6 +12,7 @@ pub(crate) const KERNELS: &[&str] = &[
     "match_streams",
     "cut_off",
     "tanh_of",
+    "weigh_streams",
 ];
 
 /// Elements of a stream, streams, and rows of a pass.
@@ -67,7 +70,24 @@ fn streams_are_read_and_written_once() {
             queue.cut_off(&cut, &mut s, N)
         });
         bench.check(&Needs::bytes("tangents", 2 * one), |queue| {
-            queue.tanh(0.5, &mut x, WIDTH, N)
+            queue.tanh(&mut x, WIDTH, N)
+        });
+        let n_weights = STREAMS * (2 + STREAMS);
+        let [scale, base] =
+            [3, n_weights].map(|n| bench.weight(Scheme::Dense(DType::F32), (1, n)).0);
+        let mut weights = bench.buffer(N * n_weights);
+        let weighing = StreamWeights {
+            streams,
+            norm_eps: 1e-6,
+            scale: &scale,
+            base: &base,
+            eps: 1e-6,
+            n_rounds: 3,
+            only_read: false,
+        };
+        let n_bytes = all + 8 * N * n_weights + 4 * (3 + n_weights);
+        bench.check(&Needs::bytes("weights of streams", n_bytes), |queue| {
+            queue.weigh_streams(&weighing, &s, &mut weights, N)
         });
     });
 }
