@@ -129,8 +129,9 @@ pub fn in_q8_0(gguf: &Path, to: &Path, written: Written) -> usize {
         let shape: Vec<usize> = tensor.shape.iter().map(|&extent| extent as usize).collect();
         let (name, cols) = (tensor.name.clone(), shape.last().copied().unwrap_or(1));
         let len = GgmlType::Q8_0.block_len();
-        // Biases stay as they are, those of experts in one matrix too.
-        if shape.len() < 2 || !cols.is_multiple_of(len) || name.ends_with(".bias") {
+        // Biases stay as they are, those of experts in one matrix too, and so do gains by groups.
+        let is_vector = name.ends_with(".bias") || name.ends_with("_norm.weight");
+        if shape.len() < 2 || !cols.is_multiple_of(len) || is_vector {
             let (type_code, bytes) = (F32, le_bytes(&values));
             return Tensor {
                 name,

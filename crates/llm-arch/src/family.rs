@@ -334,6 +334,12 @@ pub fn from_gguf(
     if deepseek::GGUF_SELECTING.contains(&architecture) {
         dsa::gather(&mut config);
     }
+    match architecture {
+        granite4::GGUF => granite4::gather(&mut config),
+        kimi_linear::GGUF => kimi_linear::gather(&mut config, &has_tensor),
+        nemotron_h::GGUF => nemotron_h::gather(&mut config),
+        _ => {}
+    }
     by_kind::gather(&mut config, &has_tensor)?;
     sliding::gather(&mut config, gguf.architecture);
     let keys = Config::new(&config, "");

@@ -47,8 +47,10 @@ impl HubForm {
             let reason = "read back, it would describe another model";
             return Err(ArchError::NoConfig { reason });
         }
-        let as_found = skeleton.slots.iter().map(|slot| Slot {
-            stored: stored(slot, &spec, &skeleton.spec),
+        // The same walk made both.
+        let slots = skeleton.slots.iter().zip(&gguf.slots);
+        let as_found = slots.map(|(slot, own)| Slot {
+            stored: stored((slot, own), &spec, &skeleton.spec),
             ..slot.clone()
         });
         Ok(HubForm {
@@ -76,8 +78,8 @@ impl HubForm {
     }
 }
 
-/// GGUF storage of a `slot` of `hub`, the same model as a configuration describes it.
-fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
+/// GGUF storage of a `slot` of `hub`, the same model as a configuration describes it; `in_gguf` is the slot there.
+fn stored((slot, in_gguf): (&Slot, &Slot), gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
     let (own, wanted) = (&gguf.decoder, &hub.decoder);
     let gain = |own: f32, wanted: f32| match own == wanted {
         true => Stored::AsIs,
@@ -118,6 +120,7 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
             let (own, wanted) = (offset(own), offset(wanted));
             gain(own.unwrap_or_default(), wanted.unwrap_or_default())
         }
+        Role::SpaceRate | Role::SpaceSkip | Role::SpaceNorm => in_gguf.stored,
         Role::TokenTable
         | Role::PositionTable
         | Role::PerLayerTable
@@ -210,10 +213,7 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::DeltaOut
         | Role::SpaceIn
         | Role::SpaceInBias
-        | Role::SpaceRate
         | Role::SpaceOffset
-        | Role::SpaceSkip
-        | Role::SpaceNorm
         | Role::SpaceOut
         | Role::SpaceOutBias
         | Role::CrossNorm

@@ -31,7 +31,7 @@ pub use spec::{
     HeadSpec, HybridSpec, HyperSpec, IndexHeads, IndexSpec, Join, LatentSpec, LayerSpec, MixerSpec,
     MlpSpec, ModelSpec, NonLinearity, NormOrder, NormOver, NormSpec, Packing, PerLayerPart,
     PerLayerSpec, Positions, QkNorm, Residual, SharedKeySpec, SharedSpec, ShortConvSpec, Side,
-    StackSpec, StateSpaceSpec, StreamsJoin, StreamsSpec,
+    StackSpec, StateSpaceSpec, StreamsJoin, StreamsSpec, ValueOrder,
 };
 
 pub use llm_tensor::{ExpertGroups, GroupRank, Routing, Scoring, Weighting};

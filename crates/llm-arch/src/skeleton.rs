@@ -16,7 +16,7 @@ pub use self::block::{
     LaurelOf, LinearOf, MixerOf, MlpOf, NormOf, PerLayerOf, ProjectionOf, SharedKeyOf, SharedOf,
     ShortConvOf, StateSpaceOf, StreamWeightsOf, StreamsEndOf, StreamsOf, SublayerOf, TryMap,
 };
-pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
+pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, SpaceStored, StackRows};
 use self::naming::{Pattern, matches};
 pub use self::places::{Place, StackPlace, Stacked};
 pub use self::slot::{Extents, Module, Role, Slot, Stored, TensorKind, Unit};
@@ -78,7 +78,13 @@ impl Skeleton {
                 let add = |role, shape: &[usize]| tensors.push(naming.pattern(unit, role, shape));
                 Walk::new(&spec, add).unit(unit);
             }
-            slots.extend(tensors.iter().map(|tensor| tensor.slot(unit)));
+            let slot = |tensor: &Pattern| Slot {
+                stored: naming
+                    .groups_of(&spec, unit, tensor)
+                    .unwrap_or(tensor.stored()),
+                ..tensor.slot(unit)
+            };
+            slots.extend(tensors.iter().map(slot));
             n_parameters += tensors.iter().map(Pattern::n_elements).sum::<u128>();
         }
         if n_parameters > MAX_PARAMETERS {

@@ -13,7 +13,7 @@ mod streams;
 
 use llm_tensor::{Activation, DType, Norm};
 
-pub use self::delta::{DeltaPacking, DeltaSpec};
+pub use self::delta::{DeltaPacking, DeltaSpec, ValueOrder};
 pub use self::experts::{ExpertsSpec, Join, SharedSpec};
 pub use self::head::{HeadMatrix, HeadSpec};
 pub use self::index::{IndexHeads, IndexSpec};
@@ -267,6 +267,20 @@ impl MixerSpec {
             | MixerSpec::Conv(_)
             | MixerSpec::Delta(_)
             | MixerSpec::StateSpace(_)
+            | MixerSpec::Absent => None,
+        }
+    }
+
+    /// The state space, alone or beside attention.
+    pub fn space(&self) -> Option<&StateSpaceSpec> {
+        match self {
+            MixerSpec::StateSpace(space) => Some(space),
+            MixerSpec::Hybrid(hybrid) => Some(&hybrid.space),
+            MixerSpec::Attention(_)
+            | MixerSpec::Latent(_)
+            | MixerSpec::SharedKey(_)
+            | MixerSpec::Conv(_)
+            | MixerSpec::Delta(_)
             | MixerSpec::Absent => None,
         }
     }

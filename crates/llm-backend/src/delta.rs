@@ -11,8 +11,10 @@ use crate::{Backend, NormOp};
 pub struct DeltaRule<'a, B: Backend> {
     /// Heads of queries, and of keys.
     pub n_key_heads: usize,
-    /// Heads of values, a multiple of `n_key_heads`: consecutive ones share a key head.
+    /// Heads of values, a multiple of `n_key_heads`.
     pub n_value_heads: usize,
+    /// Consecutive heads of values that share a key head; those behind have the next, and after the last the first again.
+    pub n_together: usize,
     /// Elements of a head of queries or keys.
     pub key_dim: usize,
     /// Elements of a head of values.
@@ -65,6 +67,11 @@ impl<B: Backend> DeltaRule<'_, B> {
         self.n_value_heads * self.key_dim * self.value_dim
     }
 
+    /// Head of queries and keys that a head of values has.
+    pub fn key_head(&self, head: usize) -> usize {
+        head / self.n_together % self.n_key_heads
+    }
+
     /// Elements of a row `[queries | keys | values]`.
     pub fn row_width(&self) -> usize {
         2 * self.n_key_heads * self.key_dim + self.out_width()
@@ -92,10 +99,12 @@ impl<B: Backend> DeltaRule<'_, B> {
             row_width,
         } = self.gates;
         assert!(
-            self.n_value_heads.is_multiple_of(self.n_key_heads),
-            "{} value heads share {} key heads",
+            (self.n_value_heads / self.n_key_heads).is_multiple_of(self.n_together)
+                && self.n_value_heads.is_multiple_of(self.n_key_heads),
+            "{} value heads share {} key heads, {} in a row",
             self.n_value_heads,
-            self.n_key_heads
+            self.n_key_heads,
+            self.n_together
         );
         assert!(
             decay + self.n_decays() <= row_width && strength + self.n_value_heads <= row_width,

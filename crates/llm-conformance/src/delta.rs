@@ -15,6 +15,8 @@ use crate::states::{self, Passes, n_positions, n_rows, over_passes, passes};
 pub(crate) struct DeltaCase {
     /// Of keys and of values.
     n_heads: [usize; 2],
+    /// Heads of values in a row that share one of keys.
+    n_together: usize,
     /// Of a key and of a value.
     dims: [usize; 2],
     /// Positions of each sequence in each pass.
@@ -35,6 +37,7 @@ pub(crate) fn cases() -> Vec<DeltaCase> {
         ([1, 1], [1, 1]),
         ([1, 2], [8, 8]),
         ([2, 4], [16, 24]),
+        ([2, 6], [16, 24]),
         ([1, 1], [128, 128]),
         ([2, 2], [33, 70]),
         ([1, 3], [96, 192]),
@@ -49,8 +52,15 @@ pub(crate) fn cases() -> Vec<DeltaCase> {
                 (Gates::Usual, Decays::Channel),
                 (Gates::Extreme, Decays::Channel),
             ] {
+                // Six share theirs one by one.
+                let n_together = if n_heads[1] == 6 {
+                    1
+                } else {
+                    n_heads[1] / n_heads[0]
+                };
                 cases.push(DeltaCase {
                     n_heads,
+                    n_together,
                     dims,
                     passes: passes.clone(),
                     gates,
@@ -66,6 +76,7 @@ pub(crate) fn cases() -> Vec<DeltaCase> {
 pub(crate) fn cuts() -> Vec<[DeltaCase; 3]> {
     let cut = |passes, decays| DeltaCase {
         n_heads: [2, 4],
+        n_together: 2,
         dims: [32, 40],
         passes,
         gates: Gates::Usual,
@@ -128,6 +139,7 @@ impl DeltaCase {
         let op = DeltaRule::<B> {
             n_key_heads: n_keys,
             n_value_heads: n_values,
+            n_together: self.n_together,
             key_dim,
             value_dim,
             norm_eps: 1e-6,

@@ -22,6 +22,7 @@
 struct DeltaSizes {
   int n_key_heads, n_value_heads, key_dim, value_dim;
   int decay, strength, gates_width, n_slots;
+  int n_together;
   float norm_eps, scale;
 };
 
@@ -41,7 +42,7 @@ __device__ __forceinline__ void delta(const float* x, const float* gates, const 
   if (slot >= (u32)sizes.n_slots) return;
   bool is_here = column < sizes.value_dim;
   int keys_width = sizes.n_key_heads * sizes.key_dim, out_width = sizes.n_value_heads * sizes.value_dim;
-  int row_width = 2 * keys_width + out_width, key_head = head / (sizes.n_value_heads / sizes.n_key_heads);
+  int row_width = 2 * keys_width + out_width, key_head = head / sizes.n_together % sizes.n_key_heads;
   float* stored = state + ((u64)slot * sizes.n_value_heads + head) * sizes.key_dim * sizes.value_dim + column;
   float s[N];
 #pragma unroll

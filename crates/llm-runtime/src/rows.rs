@@ -63,6 +63,8 @@ impl<'a> Rows<'a> {
             | Stored::Heads { .. }
             | Stored::Depthwise
             | Stored::Row
+            | Stored::Column
+            | Stored::Groups { .. }
             | Stored::Scalar
             | Stored::Channel => {
                 let elements = (range.start * self.cols) as u64..(range.end * self.cols) as u64;
@@ -71,7 +73,9 @@ impl<'a> Rows<'a> {
             Stored::Transposed => self.read_transposed(range, dtype, out),
             Stored::Pairs { .. } | Stored::Stacked { .. } => self.read_reordered(range, dtype, out),
             Stored::OneMore => self.read_changed(range, dtype, out, |value| value - 1.0),
-            Stored::NegatedExp => self.read_changed(range, dtype, out, |value| (-value).ln()),
+            Stored::NegatedExp | Stored::NegatedExpColumn => {
+                self.read_changed(range, dtype, out, |value| (-value).ln())
+            }
         }
     }
 
@@ -101,7 +105,10 @@ impl<'a> Rows<'a> {
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
             | Stored::OneMore
-            | Stored::NegatedExp => self.read(0..self.rows, dtype, out),
+            | Stored::NegatedExp
+            | Stored::NegatedExpColumn
+            | Stored::Column
+            | Stored::Groups { .. } => self.read(0..self.rows, dtype, out),
             Stored::Transposed => {
                 let row_bytes = self.cols * dtype.size();
                 let pieces = out.par_chunks_mut(BAND * row_bytes).enumerate();

@@ -251,7 +251,10 @@ impl<'a> Save<'a> {
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
             | Stored::OneMore
-            | Stored::NegatedExp => {
+            | Stored::NegatedExp
+            | Stored::NegatedExpColumn
+            | Stored::Column
+            | Stored::Groups { .. } => {
                 (PIECE_ELEMENTS as usize / rows.cols.max(1)).clamp(1, rows.rows)
             }
         };

@@ -1,6 +1,7 @@
 //! Common parts of many families' configurations.
 
 use llm_tensor::{Activation, Gate, Norm, Routing, Scoring, Weighting};
+use serde_json::{Map, Value};
 
 use crate::ArchError;
 use crate::config::Config;
@@ -131,6 +132,22 @@ pub(super) const SCORING: &str = "expert_gating_func";
 pub(super) fn context(config: &Config<'_>, default: usize) -> Result<usize> {
     let context = config.opt_count("max_position_embeddings")?;
     Ok(context.unwrap_or(default))
+}
+
+/// True for each layer that attends, in a GGUF that lists heads of keys by layer.
+pub(super) fn gguf_attends(config: &Map<String, Value>) -> Vec<bool> {
+    let heads = config.get("num_key_value_heads").and_then(Value::as_array);
+    let heads = heads.into_iter().flatten();
+    heads.map(|heads| heads.as_u64() != Some(0)).collect()
+}
+
+/// Their one number of heads of keys in the list's stead.
+pub(super) fn gather_kv_heads(config: &mut Map<String, Value>) {
+    let heads = config.get("num_key_value_heads").and_then(Value::as_array);
+    let most = heads.and_then(|heads| heads.iter().filter_map(Value::as_u64).max());
+    if let Some(most) = most {
+        config.insert("num_key_value_heads".to_owned(), most.into());
+    }
 }
 
 /// Heads as most families give them: `num_attention_heads`, fewer `num_key_value_heads`, and a `head_dim`. Separate

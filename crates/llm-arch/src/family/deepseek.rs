@@ -159,7 +159,7 @@ pub(super) const GGUF_V3_KEYS: &[GgufKeys] = &[
     llama::GGUF_KEYS,
 ];
 
-const GGUF_KEYS: GgufKeys = &[
+pub(super) const GGUF_KEYS: GgufKeys = &[
     ("leading_dense_block_count", "first_k_dense_replace"),
     ("expert_count", "n_routed_experts"),
     ("expert_used_count", "num_experts_per_tok"),
@@ -182,19 +182,23 @@ pub(super) const GGUF_FLAGS: GgufKeys = &[
 ];
 
 /// Tensor of a GGUF whose keys lie apart from values; in old ones they lie together.
-const KV_APART: &str = "attn_k_b.weight";
+pub(super) const KV_APART: &str = "attn_k_b.weight";
+
+pub(super) const GGUF_LATENT_NAMES: Names = &[
+    (Role::QDown, "attn_q_a"),
+    (Role::QLatentNorm, "attn_q_a_norm"),
+    (Role::QUp, "attn_q_b"),
+    (Role::KvDown, "attn_kv_a_mqa"),
+    (Role::KvLatentNorm, "attn_kv_a_norm"),
+    (Role::KvUp, "attn_kv_b"),
+    (Role::KeysUp, "attn_k_b"),
+    (Role::ValuesUp, "attn_v_b"),
+];
 
 pub(super) const GGUF_NAMING: Naming = Naming {
     names: &[
+        GGUF_LATENT_NAMES,
         &[
-            (Role::QDown, "attn_q_a"),
-            (Role::QLatentNorm, "attn_q_a_norm"),
-            (Role::QUp, "attn_q_b"),
-            (Role::KvDown, "attn_kv_a_mqa"),
-            (Role::KvLatentNorm, "attn_kv_a_norm"),
-            (Role::KvUp, "attn_kv_b"),
-            (Role::KeysUp, "attn_k_b"),
-            (Role::ValuesUp, "attn_v_b"),
             (Role::IndexQ, "indexer.attn_q_b"),
             (Role::IndexK, "indexer.attn_k"),
             (Role::IndexKNorm, "indexer.k_norm"),
@@ -210,20 +214,7 @@ pub(super) const GGUF_NAMING: Naming = Naming {
 /// off, which defaults of configurations are not.
 pub(super) fn gather(config: &mut Map<String, Value>, has_sigmoids: bool) {
     let number = |config: &Map<String, Value>, key: &str| config.get(key)?.as_u64();
-    let turned = number(config, ROPE_DIM).unwrap_or(0);
-    // Old files have a head's own elements under the first key, newer ones those of what is kept of a position.
-    let extents = [
-        ("attention.key_length", "qk_nope_head_dim", turned),
-        ("attention.value_length", "v_head_dim", 0),
-    ];
-    for (key, name, beside) in extents {
-        let own = config.shift_remove(&format!("{key}_mla"));
-        let old = config.shift_remove(key);
-        if let Some(extent) = own.or(old).and_then(|extent| extent.as_u64()) {
-            config.insert(name.to_owned(), extent.saturating_sub(beside).into());
-        }
-    }
-    config.insert("num_key_value_heads".to_owned(), Value::Null);
+    gather_heads(config);
     let n_drafting = number(config, "num_nextn_predict_layers").unwrap_or(0);
     if let Some(all) = number(config, "num_hidden_layers") {
         let n_layers = all.saturating_sub(n_drafting);
@@ -248,6 +239,24 @@ pub(super) fn gather(config: &mut Map<String, Value>, has_sigmoids: bool) {
         }
     };
     config.insert(key.to_owned(), value);
+}
+
+/// Gathers the extents of heads.
+pub(super) fn gather_heads(config: &mut Map<String, Value>) {
+    let turned = config.get(ROPE_DIM).and_then(Value::as_u64).unwrap_or(0);
+    // Old files have a head's own elements under the first key, newer ones those of what is kept of a position.
+    let extents = [
+        ("attention.key_length", "qk_nope_head_dim", turned),
+        ("attention.value_length", "v_head_dim", 0),
+    ];
+    for (key, name, beside) in extents {
+        let own = config.shift_remove(&format!("{key}_mla"));
+        let old = config.shift_remove(key);
+        if let Some(extent) = own.or(old).and_then(|extent| extent.as_u64()) {
+            config.insert(name.to_owned(), extent.saturating_sub(beside).into());
+        }
+    }
+    config.insert("num_key_value_heads".to_owned(), Value::Null);
 }
 
 /// Why files with two matrices are not written.

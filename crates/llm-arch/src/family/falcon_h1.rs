@@ -4,12 +4,14 @@ use llm_tensor::Activation;
 
 use super::block::{self, HeadDefaults, gated};
 use super::granite::multiplier;
-use super::state_space::{BARE, Keys, MAMBA_KEYS, MAMBA_NAMES, state_space, step_limits};
-use super::{Family, llama};
+use super::state_space::{
+    self, BARE, GGUF_WIDTH, Keys, MAMBA_KEYS, MAMBA_NAMES, state_space, step_limits,
+};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Naming, Role};
+use crate::skeleton::{Naming, Role, SpaceStored, Stored};
 use crate::spec::{
     AttentionSpec, HybridSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormSpec, Positions,
     StateSpaceSpec,
@@ -56,7 +58,43 @@ pub(super) static FAMILY: Family = Family {
         bare: BARE,
         ..llama::NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "falcon-h1",
+        keys: &[
+            &[
+                ("ssm.conv_kernel", KEYS.kernel.0),
+                ("ssm.group_count", KEYS.n_groups.0),
+                ("ssm.state_size", KEYS.state_dim.0),
+                ("ssm.time_step_rank", KEYS.n_heads.0),
+            ],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[
+            ("attn_q.bias", "attention_bias"),
+            ("ffn_down.bias", "mlp_bias"),
+            ("ssm_conv1d.bias", KEYS.conv_bias),
+            ("ssm_in.bias", KEYS.bias),
+            ("ssm_norm.weight", "mamba_rms_norm"),
+            ("ssm_out.bias", "projectors_bias"),
+        ],
+        // Its converter multiplies matrices by what multiplies their results.
+        naming: |_| &Naming {
+            names: &[state_space::GGUF_NAMES, llama::GGUF_NAMES],
+            // This one too, by the gguf package's table of names.
+            bare: &[
+                Role::SpaceRate,
+                Role::SpaceOffset,
+                Role::SpaceSkip,
+                Role::MlpNorm,
+            ],
+            taps: Stored::AsIs,
+            space: SpaceStored::Gguf,
+            ..llama::GGUF_NAMING
+        },
+        adjust: |_| (),
+        config: |_| written::none("its multipliers are part of matrices there"),
+    }),
 };
 
 const KEYS: Keys = Keys {
@@ -113,7 +151,8 @@ fn space(config: &Config<'_>, sizes: (usize, f64)) -> Result<StateSpaceSpec, Arc
         return config.bad_value("projectors_bias", "the same as mamba_proj_bias");
     }
     let normed = config.flag("mamba_rms_norm", false)?;
-    let gated_first = !config.flag("mamba_norm_before_gate", true)?;
+    // A GGUF's are gated first.
+    let gated_first = !config.flag("mamba_norm_before_gate", !config.has(GGUF_WIDTH))?;
     if normed && !gated_first {
         return config.bad_value("mamba_norm_before_gate", "false where there is a norm");
     }

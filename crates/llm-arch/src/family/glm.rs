@@ -9,8 +9,8 @@ use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Naming, Role};
 use crate::spec::{
-    AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NonLinearity, NormSpec, Positions,
-    Residual,
+    AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NonLinearity, NormSpec, Packing,
+    Positions, Residual,
 };
 
 pub(super) static GLM: Family = Family {
@@ -23,8 +23,36 @@ pub(super) static GLM: Family = Family {
     core: CORE,
     unread: OF_NONE,
     naming: |_| &NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "chatglm",
+        keys: &[llama::GGUF_KEYS, llama::HEAD_DIM],
+        // One of these: files of the older repositories have queries, keys and values in one matrix.
+        flags: &[
+            ("attn_q.bias", "attention_bias"),
+            (QKV_BIAS, QKV_BIAS),
+            (QKV, QKV),
+        ],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let mut config = written::like_llama(spec, "GlmForCausalLM")?;
+            let attention = written::attention(spec)?;
+            match attention.packing {
+                Packing::Separate => {}
+                Packing::Stacked | Packing::PerGroup | Packing::KeysAreValues => {
+                    return written::none("queries, keys and values are one matrix there");
+                }
+            }
+            config.insert("attention_bias".to_owned(), attention.qkv_bias.into());
+            written::add_partial_rope(&mut config, spec)?;
+            Ok(config)
+        },
+    }),
 };
+
+/// Tensors of a GGUF that has queries, keys and values in one.
+const QKV: &str = "attn_qkv.weight";
+const QKV_BIAS: &str = "attn_qkv.bias";
 
 pub(super) static GLM4: Family = Family {
     model_types: &["glm4"],
@@ -79,8 +107,16 @@ fn model(
         head_dim,
         n_kv_heads: Some(2),
     };
+    let (apart, stacked) = (
+        config.flag("attention_bias", true)?,
+        config.flag(QKV_BIAS, false)?,
+    );
     let attention = AttentionSpec {
-        qkv_bias: config.flag("attention_bias", true)?,
+        qkv_bias: apart || stacked,
+        packing: match config.flag(QKV, false)? {
+            true => Packing::Stacked,
+            false => Packing::Separate,
+        },
         ..block::attention(config, heads)?
     };
     let defaults = RopeDefaults {

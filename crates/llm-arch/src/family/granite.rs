@@ -126,14 +126,14 @@ pub(super) static GRANITE_MOE_SHARED: Family = Family {
 };
 
 /// GGUF's names of multipliers.
-const GGUF_KEYS: GgufKeys = &[
+pub(super) const GGUF_KEYS: GgufKeys = &[
     ("attention.scale", "attention_multiplier"),
     ("embedding_scale", "embedding_multiplier"),
     ("residual_scale", "residual_multiplier"),
     ("logit_scale", "logits_scaling"),
 ];
 
-const GGUF_EXPERTS_KEYS: GgufKeys = &[
+pub(super) const GGUF_EXPERTS_KEYS: GgufKeys = &[
     ("expert_count", "num_local_experts"),
     ("expert_used_count", "num_experts_per_tok"),
 ];

@@ -1,15 +1,16 @@
 //! Granite 4: Granite with state spaces in most layers, and in some models experts beside the feed-forward of all tokens.
 
 use llm_tensor::{Activation, Gate, Routing, Weighting};
+use serde_json::{Map, Value};
 
 use super::block::{self, HeadDefaults};
 use super::granite::{self, multiplier, multiply, residual_norm};
-use super::state_space::{BARE, MAMBA_KEYS, MAMBA_NAMES, state_space, step_limits};
-use super::{Family, llama};
+use super::state_space::{self, BARE, MAMBA_KEYS, MAMBA_NAMES, state_space, step_limits};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Naming, Role};
+use crate::skeleton::{Naming, Role, SpaceStored, Stored};
 use crate::spec::{
     AttentionSpec, DenseMlp, ExpertsSpec, Gating, Join, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
     Positions, SharedSpec,
@@ -25,8 +26,73 @@ pub(super) static FAMILY: Family = Family {
         off: &[("normalization_function", Off::Word("rmsnorm"))],
     },
     naming: |_| &NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: GGUF,
+        keys: &[
+            &[
+                (
+                    "expert_shared_feed_forward_length",
+                    "shared_intermediate_size",
+                ),
+                ("rope.scaling.finetuned", GGUF_TURNS),
+                ("ssm.conv_kernel", MAMBA_KEYS.kernel.0),
+                ("ssm.group_count", MAMBA_KEYS.n_groups.0),
+                ("ssm.state_size", MAMBA_KEYS.state_dim.0),
+                ("ssm.time_step_rank", MAMBA_KEYS.n_heads.0),
+            ],
+            granite::GGUF_EXPERTS_KEYS,
+            granite::GGUF_KEYS,
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        // The first layer does not attend, and published models have no biases where others do.
+        flags: &[
+            ("ssm_conv1d.bias", MAMBA_KEYS.conv_bias),
+            ("ssm_in.bias", MAMBA_KEYS.bias),
+        ],
+        naming: |_| &Naming {
+            names: &[
+                state_space::GGUF_NAMES,
+                llama::GGUF_EXPERTS_NAMES,
+                llama::GGUF_NAMES,
+            ],
+            bare: BARE,
+            taps: Stored::AsIs,
+            space: SpaceStored::Gguf,
+            ..llama::GGUF_EXPERTS_NAMING
+        },
+        // Its converter parts gates and ups. It pairs rows of queries and keys, too, which changes no score where nothing is turned.
+        adjust: |spec| {
+            for layer in &mut spec.decoder.layers {
+                let mlp = match &mut layer.mlp {
+                    MlpSpec::Dense(mlp) => Some(mlp),
+                    MlpSpec::Experts(experts) => experts.shared.as_mut().map(|of| &mut of.mlp),
+                    MlpSpec::Absent => None,
+                };
+                if let Some(mlp) = mlp {
+                    mlp.gating = Gating::Separate;
+                }
+            }
+        },
+        config: |_| written::none("gates and ups are one matrix there"),
+    }),
 };
+
+/// GGUF's name of the family, and of Bamba, whose rows of half-turned heads its converter pairs as if all of them were turned:
+/// files that say so are not read.
+pub(super) const GGUF: &str = "granitehybrid";
+
+/// Key of a GGUF: true where heads are turned.
+const GGUF_TURNS: &str = "rope.finetuned";
+
+/// Gathers what a GGUF says otherwise: which layers attend, by how many heads of keys they have.
+pub(super) fn gather(config: &mut Map<String, Value>) {
+    let word = |attends| if attends { "attention" } else { "mamba" };
+    let words: Vec<_> = block::gguf_attends(config).into_iter().map(word).collect();
+    config.insert("layer_types".to_owned(), words.into());
+    block::gather_kv_heads(config);
+    config.entry("num_local_experts").or_insert(0.into());
+}
 
 const NAMING: Naming = Naming {
     names: &[
@@ -46,6 +112,7 @@ const NAMING: Naming = Naming {
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = block::context(config, 2048)?;
+    config.only(GGUF_TURNS, false)?;
     let hidden = config.count("hidden_size")?;
     let norm = residual_norm(config)?;
     let eps = config.opt_positive("rms_norm_eps")?.unwrap_or(1e-6);

@@ -1,18 +1,19 @@
 //! Kimi Linear: a delta rule whose channels decay by themselves, and latent attention without positions in some layers.
 
-use llm_tensor::{Activation, MAX_TAPS};
+use llm_tensor::{Activation, MAX_TAPS, Weighting};
+use serde_json::{Map, Value};
 
-use super::Family;
 use super::block::{self, gated};
-use super::deepseek::{LATENT_NAMES, LatentDefaults, latent};
+use super::deepseek::{self, LATENT_NAMES, LatentDefaults, latent};
 use super::glm4_moe::{ExpertDefaults, experts};
-use super::llama;
 use super::qwen3_5::MAX_DIM;
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::skeleton::{Elsewhere, Naming, Role, Stored};
 use crate::spec::{
     DeltaPacking, DeltaSpec, LatentSpec, LayerSpec, MixerSpec, ModelSpec, NormSpec, Positions,
+    ValueOrder,
 };
 
 pub(super) static FAMILY: Family = Family {
@@ -96,8 +97,83 @@ pub(super) static FAMILY: Family = Family {
         ],
         ..llama::NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: GGUF,
+        keys: &[
+            &[
+                ("kda.head_dim", "linear_head_dim"),
+                ("ssm.conv_kernel", "linear_conv_kernel_dim"),
+                // Of no meaning where nothing is turned, but an extent.
+                ("rope.dimension_count", "qk_rope_head_dim"),
+            ],
+            deepseek::GGUF_KEYS,
+            llama::GGUF_KEYS,
+        ],
+        flags: &[],
+        naming: |_| &Naming {
+            names: &[
+                &[
+                    (Role::QTaps, "ssm_conv1d_q"),
+                    (Role::KTaps, "ssm_conv1d_k"),
+                    (Role::VTaps, "ssm_conv1d_v"),
+                    (Role::DeltaStrength, "ssm_beta"),
+                    (Role::DeltaGateDown, "ssm_g_a"),
+                    (Role::DeltaGateUp, "ssm_g_b"),
+                    (Role::DeltaDecayDown, "ssm_f_a"),
+                    (Role::DeltaDecayUp, "ssm_f_b"),
+                    (Role::DeltaRate, "ssm_a"),
+                    (Role::DeltaOffset, "ssm_dt.bias"),
+                    (Role::DeltaNorm, "ssm_norm"),
+                    (Role::DeltaOut, "attn_output"),
+                ],
+                deepseek::GGUF_LATENT_NAMES,
+                llama::GGUF_EXPERTS_NAMES,
+                llama::GGUF_NAMES,
+            ],
+            bare: &[Role::RouterCorrection, Role::DeltaRate, Role::DeltaOffset],
+            rates: Stored::NegatedExpColumn,
+            ..llama::GGUF_EXPERTS_NAMING
+        },
+        // llama.cpp does not ask.
+        adjust: |spec| block::set_weighting(spec, Weighting::Normalised),
+        config: |_| written::none(deepseek::TOGETHER),
+    }),
 };
+
+/// GGUF's name of the family.
+pub(super) const GGUF: &str = "kimi-linear";
+
+/// Gathers what a GGUF says otherwise: which layers attend by how many heads of keys they have, and the heads of its delta rules,
+/// of which it has no word, as those of attention.
+pub(super) fn gather(config: &mut Map<String, Value>, has_tensor: impl Fn(&str) -> bool) {
+    let attends = block::gguf_attends(config);
+    let apart = attends
+        .iter()
+        .position(|&attends| attends)
+        .is_some_and(|i| {
+            let keys = format!("blk.{i}.{}", deepseek::KV_APART);
+            has_tensor(&keys)
+        });
+    config.insert(deepseek::KV_APART.to_owned(), apart.into());
+    let word = |&attends: &bool| WORDS[usize::from(attends)];
+    let words: Vec<_> = attends.iter().map(word).collect();
+    config.insert("layer_types".to_owned(), words.into());
+    let of_rules = config.get("num_attention_heads").cloned();
+    config.extend(of_rules.map(|heads| ("linear_num_heads".to_owned(), heads)));
+    deepseek::gather_heads(config);
+    // Where nothing is said of them there are none.
+    for key in ["q_lora_rank", "first_k_dense_replace"] {
+        let silent = if key == "q_lora_rank" {
+            Value::Null
+        } else {
+            0.into()
+        };
+        config.entry(key).or_insert(silent);
+    }
+}
+
+/// Kinds of layers: those that attend are of the second.
+const WORDS: [&str; 2] = ["linear_attention", "full_attention"];
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let key = config.spelling(&["model_max_length", "max_position_embeddings"])?;
@@ -158,8 +234,7 @@ fn attends(
     inner: Option<&Config<'_>>,
     n_layers: usize,
 ) -> Result<Vec<bool>, ArchError> {
-    let words = ["linear_attention", "full_attention"];
-    let listed = config.kinds("layer_types", n_layers, words)?;
+    let listed = config.kinds("layer_types", n_layers, WORDS)?;
     let by_number = match inner {
         Some(inner) if inner.has("full_attn_layers") && inner.has("kda_layers") => {
             let [full, linear] = ["full_attn_layers", "kda_layers"]
@@ -206,6 +281,7 @@ fn delta(
     Ok(DeltaSpec {
         n_key_heads: n_heads,
         n_value_heads: n_heads,
+        order: ValueOrder::ByKeyHead,
         key_dim: head_dim,
         value_dim: head_dim,
         kernel,

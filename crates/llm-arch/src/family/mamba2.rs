@@ -1,11 +1,13 @@
 //! Mamba-2: blocks of a state space and nothing else.
 
-use super::Family;
+use serde_json::json;
+
 use super::block;
-use super::state_space::{BARE, Keys, state_space, step_limits};
+use super::state_space::{self, BARE, Keys, state_space, step_limits};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
-use crate::config::{Config, Unread};
-use crate::skeleton::{Elsewhere, Names, Naming, Role};
+use crate::config::{Config, Off, Unread};
+use crate::skeleton::{Elsewhere, Names, Naming, Role, SpaceStored, Stored};
 use crate::spec::{LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormSpec, Positions};
 
 pub(super) static FAMILY: Family = Family {
@@ -18,7 +20,8 @@ pub(super) static FAMILY: Family = Family {
     ],
     unread: Unread {
         any: UNREAD,
-        off: &[],
+        // A GGUF says so.
+        off: &[("num_attention_heads", Off::Zero)],
     },
     naming: |_| &Naming {
         names: &[&[(Role::AttnNorm, "norm")], NAMES],
@@ -31,7 +34,45 @@ pub(super) static FAMILY: Family = Family {
         )],
         ..Naming::PLAIN
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "mamba2",
+        keys: &[
+            &[
+                ("attention.layer_norm_rms_epsilon", "layer_norm_epsilon"),
+                ("ssm.conv_kernel", KEYS.kernel.0),
+                ("ssm.group_count", KEYS.n_groups.0),
+                ("ssm.state_size", KEYS.state_dim.0),
+                ("ssm.time_step_rank", KEYS.n_heads.0),
+            ],
+            llama::GGUF_KEYS,
+        ],
+        flags: &[
+            ("ssm_conv1d.bias", KEYS.conv_bias),
+            ("ssm_in.bias", KEYS.bias),
+        ],
+        naming: |_| &Naming {
+            names: &[state_space::GGUF_NAMES, llama::GGUF_NAMES],
+            bare: BARE,
+            taps: Stored::AsIs,
+            space: SpaceStored::Gguf,
+            ..llama::GGUF_NAMING
+        },
+        adjust: |_| (),
+        config: |spec| {
+            let mut config = written::config(spec, "Mamba2ForCausalLM");
+            let space = state_space::written(spec, &KEYS)?;
+            written::extend(&mut config, space);
+            let more = json!({
+                "expand": null,
+                "hidden_size": spec.hidden,
+                "num_hidden_layers": spec.decoder.n_layers(),
+                "max_position_embeddings": spec.context,
+                "layer_norm_epsilon": written::shortest(spec.decoder.norm.eps),
+            });
+            written::extend(&mut config, more);
+            Ok(config)
+        },
+    }),
 };
 
 /// Keys of state spaces that no forward pass reads.

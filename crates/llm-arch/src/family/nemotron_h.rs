@@ -1,15 +1,16 @@
 //! Nemotron-H: blocks that are each one thing, a state space, attention, a feed-forward or experts without gates.
 
 use llm_tensor::{Activation, Gate, GroupRank, Routing, Scoring};
+use serde_json::{Map, Value, json};
 
-use super::Family;
 use super::block::{self, HeadDefaults};
 use super::glm4_moe;
 use super::mamba2::{NAMES, UNREAD};
-use super::state_space::{Keys, state_space, step_limits};
+use super::state_space::{self, BARE, Keys, state_space, step_limits};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Unread};
-use crate::skeleton::{Naming, Role};
+use crate::skeleton::{Naming, Role, SpaceStored, Stored};
 use crate::spec::{
     AttentionSpec, DenseMlp, ExpertsSpec, Gating, Join, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
     NonLinearity, NormSpec, Positions, SharedSpec,
@@ -46,6 +47,9 @@ pub(super) static FAMILY: Family = Family {
             "num_experts_per_tok",
             "routed_scaling_factor",
             "topk_group",
+            // A GGUF turns nothing either.
+            "rope.dimension_count",
+            "rope_theta",
         ],
         off: &[],
     },
@@ -81,8 +85,100 @@ pub(super) static FAMILY: Family = Family {
         ],
         ..Naming::PLAIN
     },
-    gguf: None,
+    // Without experts; those with them have another name there.
+    gguf: Some(Gguf {
+        architecture: GGUF,
+        keys: &[
+            &[
+                ("attention.layer_norm_rms_epsilon", "layer_norm_epsilon"),
+                ("ssm.conv_kernel", KEYS.kernel.0),
+                ("ssm.group_count", KEYS.n_groups.0),
+                ("ssm.state_size", KEYS.state_dim.0),
+                ("ssm.time_step_rank", KEYS.n_heads.0),
+            ],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        // The first layer is a state space.
+        flags: &[
+            ("ssm_conv1d.bias", KEYS.conv_bias),
+            ("ssm_in.bias", KEYS.bias),
+        ],
+        naming: |_| &Naming {
+            names: &[
+                state_space::GGUF_NAMES,
+                &[(Role::MlpNorm, "attn_norm")],
+                llama::GGUF_NAMES,
+            ],
+            bare: BARE,
+            taps: Stored::AsIs,
+            space: SpaceStored::Gguf,
+            ..llama::GGUF_NAMING
+        },
+        adjust: |_| (),
+        config: |spec| {
+            let mut config = written::config(spec, "NemotronHForCausalLM");
+            let space = state_space::written(spec, &KEYS)?;
+            written::extend(&mut config, space);
+            let (attention, layers) = (written::attention(spec)?, &spec.decoder.layers);
+            let mlp = layers.iter().find_map(|layer| match layer.mlp {
+                MlpSpec::Dense(mlp) => Some(mlp),
+                MlpSpec::Experts(_) | MlpSpec::Absent => None,
+            });
+            let Some(mlp) = mlp else {
+                return written::none("none of its layers is a feed-forward");
+            };
+            let word = |layer: &LayerSpec| match layer.mixer {
+                MixerSpec::StateSpace(_) => "mamba",
+                MixerSpec::Absent => "mlp",
+                MixerSpec::Attention(_)
+                | MixerSpec::Latent(_)
+                | MixerSpec::SharedKey(_)
+                | MixerSpec::Conv(_)
+                | MixerSpec::Delta(_)
+                | MixerSpec::Hybrid(_) => "attention",
+            };
+            let more = json!({
+                "hidden_size": spec.hidden,
+                "intermediate_size": mlp.width,
+                "num_hidden_layers": layers.len(),
+                "layers_block_type": layers.iter().map(word).collect::<Vec<_>>(),
+                "num_attention_heads": attention.n_heads,
+                "num_key_value_heads": attention.n_kv_heads,
+                "head_dim": attention.head_dim,
+                "attention_bias": attention.qkv_bias,
+                "mlp_bias": mlp.bias,
+                "mlp_hidden_act": written::name(written::activation(&mlp)?),
+                "max_position_embeddings": spec.context,
+                "layer_norm_epsilon": written::shortest(spec.decoder.norm.eps),
+            });
+            written::extend(&mut config, more);
+            Ok(config)
+        },
+    }),
 };
+
+/// GGUF's name of those without experts.
+pub(super) const GGUF: &str = "nemotron_h";
+
+/// Gathers what a GGUF says otherwise: what each block is, by its heads of keys and by its features.
+pub(super) fn gather(config: &mut Map<String, Value>) {
+    let attends = block::gguf_attends(config);
+    let widths = config.get("intermediate_size").and_then(Value::as_array);
+    let widths: Vec<_> = widths.into_iter().flatten().map(Value::as_u64).collect();
+    let widest = widths.iter().copied().flatten().max();
+    let blocks = attends.iter().zip(&widths);
+    let words: Vec<_> = blocks
+        .map(|(attends, width)| match (attends, width) {
+            (true, _) => "attention",
+            (false, None | Some(0)) => "mamba",
+            (false, Some(_)) => "mlp",
+        })
+        .collect();
+    config.insert("layers_block_type".to_owned(), words.into());
+    config.extend(widest.map(|width| ("intermediate_size".to_owned(), width.into())));
+    block::gather_kv_heads(config);
+}
 
 const KEYS: Keys = Keys {
     n_heads: ("mamba_num_heads", 128),

@@ -4,14 +4,14 @@ use llm_tensor::{Activation, MAX_TAPS, Weighting};
 
 use super::block::{self, HeadDefaults, gated};
 use super::qwen2_moe::{self, ExpertDefaults};
-use super::{Family, Gguf, llama, qwen, written};
+use super::{Family, Gguf, GgufKeys, llama, qwen, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Names, Naming, Role, Stored};
 use crate::spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormSpec,
-    Positions,
+    Positions, ValueOrder,
 };
 
 pub(super) static QWEN3_5: Family = Family {
@@ -30,7 +30,21 @@ pub(super) static QWEN3_5: Family = Family {
         bare: BARE,
         ..llama::NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "qwen35",
+        keys: &[GGUF_KEYS, llama::GGUF_KEYS, llama::HEAD_DIM],
+        // The first layer does not attend.
+        flags: &[],
+        naming: |_| &Naming {
+            names: &[GGUF_NAMES, llama::POST_NORM, llama::GGUF_NAMES],
+            bare: BARE,
+            taps: Stored::AsIs,
+            rates: Stored::NegatedExp,
+            ..llama::GGUF_NAMING
+        },
+        adjust: across,
+        config: |_| written::none(ACROSS),
+    }),
 };
 
 pub(super) static QWEN3_5_MOE: Family = Family {
@@ -66,7 +80,30 @@ pub(super) static QWEN3_5_MOE: Family = Family {
         bare: BARE,
         ..qwen::EXPERTS_NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "qwen35moe",
+        keys: &[
+            GGUF_KEYS,
+            qwen2_moe::GGUF_KEYS,
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[],
+        naming: |_| &Naming {
+            names: &[
+                GGUF_NAMES,
+                llama::POST_NORM,
+                llama::GGUF_EXPERTS_NAMES,
+                llama::GGUF_NAMES,
+            ],
+            bare: BARE,
+            taps: Stored::AsIs,
+            rates: Stored::NegatedExp,
+            ..llama::GGUF_EXPERTS_NAMING
+        },
+        adjust: across,
+        config: |_| written::none(ACROSS),
+    }),
 };
 
 pub(super) static QWEN3_NEXT: Family = Family {
@@ -94,13 +131,7 @@ pub(super) static QWEN3_NEXT: Family = Family {
     gguf: Some(Gguf {
         architecture: "qwen3next",
         keys: &[
-            &[
-                ("ssm.conv_kernel", "linear_conv_kernel_dim"),
-                ("ssm.group_count", "linear_num_key_heads"),
-                ("ssm.inner_size", ALL_VALUES),
-                ("ssm.state_size", "linear_key_head_dim"),
-                ("ssm.time_step_rank", "linear_num_value_heads"),
-            ],
+            GGUF_KEYS,
             qwen2_moe::GGUF_KEYS,
             llama::GGUF_KEYS,
             llama::HEAD_DIM,
@@ -109,16 +140,7 @@ pub(super) static QWEN3_NEXT: Family = Family {
         flags: &[],
         naming: |_| &Naming {
             names: &[
-                &[
-                    (Role::DeltaQkv, "attn_qkv"),
-                    (Role::DeltaGate, "attn_gate"),
-                    (Role::DeltaStrengthDecay, "ssm_ba"),
-                    (Role::ConvTaps, "ssm_conv1d"),
-                    (Role::DeltaRate, "ssm_a"),
-                    (Role::DeltaOffset, "ssm_dt.bias"),
-                    (Role::DeltaNorm, "ssm_norm"),
-                    (Role::DeltaOut, "ssm_out"),
-                ],
+                GGUF_NAMES,
                 llama::POST_NORM,
                 llama::GGUF_EXPERTS_NAMES,
                 llama::GGUF_NAMES,
@@ -128,30 +150,74 @@ pub(super) static QWEN3_NEXT: Family = Family {
             rates: Stored::NegatedExp,
             ..llama::GGUF_EXPERTS_NAMING
         },
-        // As its converter has them (Qwen3NextModel in conversion/qwen.py of llama.cpp): one added to gains, the delta
-        // rule's own apart; gates in a matrix of their own.
+        // Gates are in a matrix of their own there.
         adjust: |spec| {
-            spec.decoder.norm.gain_offset = 0.0;
-            for layer in &mut spec.decoder.layers {
-                match &mut layer.mixer {
-                    MixerSpec::Attention(attention) => {
-                        if let Some(qk) = &mut attention.qk_norm {
-                            qk.norm.gain_offset = 0.0;
-                        }
-                    }
-                    MixerSpec::Delta(delta) => delta.packing = DeltaPacking::PairsPerKeyHead,
-                    MixerSpec::Latent(_)
-                    | MixerSpec::SharedKey(_)
-                    | MixerSpec::Conv(_)
-                    | MixerSpec::StateSpace(_)
-                    | MixerSpec::Hybrid(_)
-                    | MixerSpec::Absent => (),
-                }
+            without_offsets(spec);
+            for delta in deltas(spec) {
+                delta.packing = DeltaPacking::PairsPerKeyHead;
             }
         },
         config: |_| written::none("the projections of its delta rules are one matrix there"),
     }),
 };
+
+/// Metadata keys of delta rules.
+const GGUF_KEYS: GgufKeys = &[
+    ("ssm.conv_kernel", "linear_conv_kernel_dim"),
+    ("ssm.group_count", "linear_num_key_heads"),
+    ("ssm.inner_size", ALL_VALUES),
+    ("ssm.state_size", "linear_key_head_dim"),
+    ("ssm.time_step_rank", "linear_num_value_heads"),
+];
+
+const GGUF_NAMES: Names = &[
+    (Role::DeltaQkv, "attn_qkv"),
+    (Role::DeltaGate, "attn_gate"),
+    (Role::DeltaStrength, "ssm_beta"),
+    (Role::DeltaDecay, "ssm_alpha"),
+    (Role::DeltaStrengthDecay, "ssm_ba"),
+    (Role::ConvTaps, "ssm_conv1d"),
+    (Role::DeltaRate, "ssm_a"),
+    (Role::DeltaOffset, "ssm_dt.bias"),
+    (Role::DeltaNorm, "ssm_norm"),
+    (Role::DeltaOut, "ssm_out"),
+];
+
+/// Qwen3.5 as its converter has it (`_LinearAttentionVReorderBase` in conversion/qwen.py of llama.cpp): heads of values in
+/// another order.
+fn across(spec: &mut ModelSpec) {
+    without_offsets(spec);
+    for delta in deltas(spec) {
+        delta.order = ValueOrder::Across;
+    }
+}
+
+/// Why files with these are not written.
+const ACROSS: &str = "the heads of values of its delta rules are in another order there";
+
+/// One is added to gains, the delta rule's own apart (Qwen3NextModel in conversion/qwen.py of llama.cpp).
+fn without_offsets(spec: &mut ModelSpec) {
+    spec.decoder.norm.gain_offset = 0.0;
+    for attention in spec.decoder.attentions_mut() {
+        if let Some(qk) = &mut attention.qk_norm {
+            qk.norm.gain_offset = 0.0;
+        }
+    }
+}
+
+fn deltas(spec: &mut ModelSpec) -> impl Iterator<Item = &mut DeltaSpec> {
+    let layers = spec.decoder.layers.iter_mut();
+    layers.filter_map(|layer| match &mut layer.mixer {
+        MixerSpec::Delta(delta) => Some(delta),
+        MixerSpec::Attention(_)
+        | MixerSpec::Latent(_)
+        | MixerSpec::SharedKey(_)
+        | MixerSpec::Conv(_)
+        | MixerSpec::StateSpace(_)
+        | MixerSpec::Hybrid(_)
+        | MixerSpec::Absent => None,
+    })
+}
 
 const UNREAD: Unread = Unread {
     // Layers that foretell more than the next token, which are left out; and what a training's kernel computed states in.
@@ -260,8 +326,18 @@ fn model(
         },
     )?;
     let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);
-    block::decoder_only(config, family, context, stack, false)
+    let mut spec = block::decoder_only(config, family, context, stack, false)?;
+    spec.n_drafting = drafting(config)?;
+    Ok(spec)
 }
+
+/// Layers that guess tokens, which a GGUF counts among the others.
+fn drafting(config: &Config<'_>) -> Result<usize, ArchError> {
+    Ok(config.whole(GGUF_DRAFTING)?.unwrap_or(0))
+}
+
+/// Key of a GGUF: layers that guess tokens.
+const GGUF_DRAFTING: &str = "nextn_predict_layers";
 
 /// The delta rule of layers that do not attend.
 fn delta(
@@ -282,6 +358,7 @@ fn delta(
     let spec = DeltaSpec {
         n_key_heads: count("linear_num_key_heads", 16)?,
         n_value_heads,
+        order: ValueOrder::ByKeyHead,
         key_dim: count("linear_key_head_dim", 128)?,
         value_dim,
         kernel: count("linear_conv_kernel_dim", 4)?,
@@ -320,7 +397,8 @@ pub(super) const MAX_DIM: usize = 256;
 
 /// True for each layer that attends: as `layer_types` says, or every so many.
 fn attends(config: &Config<'_>) -> Result<Vec<bool>, ArchError> {
-    let n_layers = config.n_layers("num_hidden_layers")?;
+    let all_layers = config.n_layers("num_hidden_layers")?;
+    let n_layers = all_layers.saturating_sub(drafting(config)?).max(1);
     let every = config.opt_count("full_attention_interval")?.unwrap_or(4);
     let kinds = config.kinds(
         "layer_types",

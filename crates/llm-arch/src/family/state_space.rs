@@ -1,11 +1,13 @@
 //! State spaces as the families that have them give them.
 
 use llm_tensor::{Activation, MAX_TAPS};
+use serde_json::{Map, Value, json};
 
+use super::written;
 use crate::ArchError;
 use crate::config::Config;
 use crate::skeleton::{Names, Role};
-use crate::spec::{GroupNorm, NormSpec, StateSpaceSpec};
+use crate::spec::{GroupNorm, ModelSpec, NormSpec, StateSpaceSpec};
 
 /// A family's keys, each with what it means to leave it out.
 pub(super) struct Keys {
@@ -71,12 +73,16 @@ pub(super) fn state_space(
         None => None,
     };
     let width = width.or(expand.map(|expand| expand.saturating_mul(hidden)));
+    let width = config.opt_count(GGUF_WIDTH)?.or(width);
     let (key, default) = keys.head_dim;
     let shared = || width.filter(|width| width.is_multiple_of(n_heads));
     let is_auto = config.is_word(key, "auto");
     let given = match is_auto {
         true => None,
-        false => config.opt_count(key)?.or(default),
+        // A GGUF has no word for it.
+        false => config
+            .opt_count(key)?
+            .or(default.filter(|_| !config.has(GGUF_WIDTH))),
     };
     let Some(head_dim) = given.or_else(|| Some(shared()? / n_heads)) else {
         return config.bad_value(key, "elements of a head");
@@ -118,6 +124,51 @@ pub(super) fn state_space(
         input_scale: 1.0,
         result_scale: 1.0,
     })
+}
+
+/// Key of a GGUF: elements of all heads together.
+pub(super) const GGUF_WIDTH: &str = "ssm.inner_size";
+
+/// GGUF names of a state space's tensors.
+pub(super) const GGUF_NAMES: Names = &[
+    (Role::SpaceIn, "ssm_in"),
+    (Role::ConvTaps, "ssm_conv1d"),
+    (Role::SpaceRate, "ssm_a"),
+    (Role::SpaceOffset, "ssm_dt.bias"),
+    (Role::SpaceSkip, "ssm_d"),
+    (Role::SpaceNorm, "ssm_norm"),
+    (Role::SpaceOut, "ssm_out"),
+];
+
+/// A state space as a configuration with these keys has it.
+///
+/// # Errors
+/// When steps are bounded, of which a GGUF has no word.
+pub(super) fn written(spec: &ModelSpec, keys: &Keys) -> Result<Value, ArchError> {
+    let mut layers = spec.decoder.layers.iter();
+    let Some(space) = layers.find_map(|layer| layer.mixer.space()) else {
+        return written::none("it has no state space");
+    };
+    if space.step_limits != [0.0, f32::INFINITY] {
+        return written::none("its steps are bounded");
+    }
+    let mut object = Map::new();
+    for (key, value) in [
+        (keys.n_heads.0, json!(space.n_heads)),
+        (keys.head_dim.0, json!(space.head_dim)),
+        (keys.n_groups.0, json!(space.n_groups)),
+        (keys.state_dim.0, json!(space.state_dim)),
+        (keys.kernel.0, json!(space.kernel)),
+        (keys.activation, json!(written::name(space.activation))),
+        (keys.conv_bias, json!(space.conv_bias)),
+        (keys.bias, json!(space.bias)),
+    ] {
+        object.insert(key.to_owned(), value);
+    }
+    if let Some((key, _)) = keys.width {
+        object.insert(key.to_owned(), json!(space.values_width()));
+    }
+    Ok(Value::Object(object))
 }
 
 /// `time_step_limit`, by which steps are bounded.

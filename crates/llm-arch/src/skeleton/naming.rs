@@ -1,7 +1,7 @@
 //! Tensor names in the checkpoints of a family.
 
 use super::{Extents, Module, Role, Slot, Stored, TensorKind, Unit};
-use crate::spec::Side;
+use crate::spec::{ModelSpec, Side};
 
 /// Names of modules in a kind of checkpoint, by the roles of their weights; biases lie beside these. Of a tensor that is no
 /// module's, its own.
@@ -27,6 +27,8 @@ pub(crate) struct Naming {
     pub(crate) taps: Stored,
     /// Storage of the rates of a delta rule's decays.
     pub(crate) rates: Stored,
+    /// Storage of the rates of a state space, of what multiplies values beside it, and of its norm.
+    pub(crate) space: SpaceStored,
     /// Storage of a router's corrections.
     pub(crate) corrections: Stored,
     /// Storage of numbers that are no parameters.
@@ -41,6 +43,15 @@ pub(crate) struct Naming {
     pub(crate) harmless: &'static [&'static str],
     /// Other places where some writers put a role's tensors, in the order of search.
     pub(crate) elsewhere: &'static [(Role, Elsewhere)],
+}
+
+/// Storage of the vectors of state spaces.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SpaceStored {
+    /// As they are used.
+    AsIs,
+    /// As llama.cpp's converter writes them: rates as what they are the logarithms of, below zero; and a norm's gain by groups.
+    Gguf,
 }
 
 /// Place of a role's tensor other than under its own name.
@@ -104,6 +115,11 @@ impl Pattern {
         }
     }
 
+    /// Storage of the tensor.
+    pub(super) fn stored(&self) -> Stored {
+        self.stored
+    }
+
     /// Elements; two extents fit.
     pub(super) fn n_elements(&self) -> u128 {
         self.shape.iter().map(|&extent| extent as u128).product()
@@ -121,6 +137,7 @@ impl Naming {
         matrices: Matrices::OutIn,
         taps: Stored::Depthwise,
         rates: Stored::AsIs,
+        space: SpaceStored::AsIs,
         corrections: Stored::AsIs,
         buffers: Stored::Scalar,
         module: Module::Linear,
@@ -174,13 +191,31 @@ impl Naming {
         }
     }
 
+    /// Storage of the gain of a state space's norm, where it is by the groups that it normalises.
+    pub(super) fn groups_of(&self, spec: &ModelSpec, unit: Unit, of: &Pattern) -> Option<Stored> {
+        let (SpaceStored::Gguf, Unit::Layer(_, layer), Role::SpaceNorm) =
+            (self.space, unit, of.role)
+        else {
+            return None;
+        };
+        let norm = spec.decoder.layers[layer].mixer.space()?.norm?;
+        let n_groups = norm.n_groups;
+        Some(Stored::Groups { n_groups })
+    }
+
     /// Storage of a unit's tensor, and its module in transformers: matrices of blocks are all alike.
     fn matrix(&self, unit: Unit, role: Role) -> (Stored, Module) {
         let stored = match self.matrices {
             Matrices::OutIn => Stored::AsIs,
             Matrices::InOut => Stored::Transposed,
         };
+        let (space_rates, space_skips) = match self.space {
+            SpaceStored::AsIs => (Stored::AsIs, Stored::AsIs),
+            SpaceStored::Gguf => (Stored::NegatedExpColumn, Stored::Column),
+        };
         let own = [
+            (Role::SpaceRate, space_rates),
+            (Role::SpaceSkip, space_skips),
             (Role::ConvTaps, self.taps),
             (Role::QTaps, self.taps),
             (Role::KTaps, self.taps),

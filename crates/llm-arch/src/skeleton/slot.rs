@@ -316,6 +316,13 @@ impl Slot {
             | Stored::Stacked { .. }
             | Stored::OneMore
             | Stored::NegatedExp => self.shape.to_vec(),
+            Stored::Column | Stored::NegatedExpColumn => {
+                self.shape.iter().copied().chain([1]).collect()
+            }
+            Stored::Groups { n_groups } => {
+                let (_, width) = self.matrix();
+                vec![n_groups, width / n_groups]
+            }
             Stored::Depthwise => {
                 let (channels, kernel) = self.matrix();
                 vec![channels, 1, kernel]
@@ -418,6 +425,15 @@ pub enum Stored {
     OneMore,
     /// Each element the negative of its exponential.
     NegatedExp,
+    /// A vector as a matrix of one column,
+    Column,
+    /// and each element the negative of its exponential.
+    NegatedExpColumn,
+    /// A vector as a matrix with a row for each group of its elements.
+    Groups {
+        /// Groups.
+        n_groups: usize,
+    },
     /// Each row a matrix of its own, of one row: `[channels, 1, kernel]`.
     Depthwise,
     /// A vector as a matrix of one row.
@@ -436,13 +452,16 @@ impl Stored {
             | Stored::Heads { .. }
             | Stored::Depthwise
             | Stored::Row
+            | Stored::Column
+            | Stored::Groups { .. }
             | Stored::Scalar
             | Stored::Channel => true,
             Stored::Transposed
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
             | Stored::OneMore
-            | Stored::NegatedExp => false,
+            | Stored::NegatedExp
+            | Stored::NegatedExpColumn => false,
         }
     }
 
@@ -454,6 +473,9 @@ impl Stored {
             | Stored::Transposed
             | Stored::OneMore
             | Stored::NegatedExp
+            | Stored::NegatedExpColumn
+            | Stored::Column
+            | Stored::Groups { .. }
             | Stored::Depthwise
             | Stored::Row
             | Stored::Scalar

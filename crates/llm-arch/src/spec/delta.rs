@@ -12,6 +12,8 @@ pub struct DeltaSpec {
     pub n_key_heads: usize,
     /// Heads of values; a multiple of `n_key_heads`.
     pub n_value_heads: usize,
+    /// Order of the heads of values.
+    pub order: ValueOrder,
     /// Elements of a head of queries or keys.
     pub key_dim: usize,
     /// Elements of a head of values.
@@ -24,6 +26,15 @@ pub struct DeltaSpec {
     pub packing: DeltaPacking,
     /// Norm of results.
     pub norm: NormSpec,
+}
+
+/// Order of heads of values, of which each head of keys has as many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueOrder {
+    /// Those of a key head follow each other.
+    ByKeyHead,
+    /// The first of each key head, then the second of each, and so on, as llama.cpp's converter writes Qwen3.5's.
+    Across,
 }
 
 /// Storage of a delta rule's projections.
@@ -53,6 +64,14 @@ impl DeltaSpec {
     /// Features of all values, and of the gates of results.
     pub fn values_width(&self) -> usize {
         self.n_value_heads * self.value_dim
+    }
+
+    /// Consecutive heads of values that share a key head.
+    pub fn n_together(&self) -> usize {
+        match self.order {
+            ValueOrder::ByKeyHead => self.n_value_heads / self.n_key_heads,
+            ValueOrder::Across => 1,
+        }
     }
 
     /// Features that are convolved: queries, keys and values.

@@ -15,7 +15,6 @@ pub(super) fn delta_rule(
 ) {
     op.check();
     let (row_width, out_width) = (op.row_width(), op.out_width());
-    let of_key = op.n_value_heads / op.n_key_heads;
     let keys = op.n_key_heads * op.key_dim;
     for (rows, slot) in slots(batch) {
         let slot = slot * op.state_elements();
@@ -29,7 +28,7 @@ pub(super) fn delta_rule(
             let mut s: Vec<f64> = stored.iter().map(|&s| f64::from(s)).collect();
             for row in rows.first..rows.first + rows.n_tokens {
                 let x = &x[row * row_width..][..row_width];
-                let key = head / of_key * op.key_dim;
+                let key = op.key_head(head) * op.key_dim;
                 let q = unit(&x[key..][..op.key_dim], op.norm_eps, op.scale);
                 let k = unit(&x[keys + key..][..op.key_dim], op.norm_eps, 1.0);
                 let v = &x[2 * keys + head * op.value_dim..][..op.value_dim];

@@ -67,6 +67,7 @@ impl<B: Backend> RecordedConv<B> {
 
 pub(super) struct RecordedDelta<B: Backend> {
     n_heads: [usize; 2],
+    n_together: usize,
     dims: [usize; 2],
     norm_eps: f32,
     scale: f32,
@@ -80,6 +81,7 @@ impl<B: Backend> RecordedDelta<B> {
     pub(super) fn of(op: &DeltaRule<'_, Deferred<B>>) -> Self {
         RecordedDelta {
             n_heads: [op.n_key_heads, op.n_value_heads],
+            n_together: op.n_together,
             dims: [op.key_dim, op.value_dim],
             norm_eps: op.norm_eps,
             scale: op.scale,
@@ -94,6 +96,7 @@ impl<B: Backend> RecordedDelta<B> {
         DeltaRule {
             n_key_heads: self.n_heads[0],
             n_value_heads: self.n_heads[1],
+            n_together: self.n_together,
             key_dim: self.dims[0],
             value_dim: self.dims[1],
             norm_eps: self.norm_eps,

@@ -148,7 +148,7 @@ impl Inputs<'_> {
         let (decays, rest) = rest.split_at_mut(n);
         let (strengths, rest) = rest.split_at_mut(n);
         let (products, memory) = rest.split_at_mut(n);
-        let key_head = head / (op.n_value_heads / op.n_key_heads);
+        let key_head = op.key_head(head);
         let speed = -self.rate.element(head).exp();
         let of_head = match op.decays {
             Decays::Head => Some(self.offset.element(head)),

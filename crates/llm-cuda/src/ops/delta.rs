@@ -61,12 +61,13 @@ pub(super) fn delta_rule(
         op.gates.strength,
         op.gates.row_width,
         n_slots,
+        op.n_together,
     ];
-    let mut words = [0u32; 10];
+    let mut words = [0u32; 11];
     for (word, size) in words.iter_mut().zip(sizes) {
         *word = size as u32;
     }
-    (words[8], words[9]) = (op.norm_eps.to_bits(), op.scale.to_bits());
+    (words[9], words[10]) = (op.norm_eps.to_bits(), op.scale.to_bits());
     let grid = [op.value_dim.div_ceil(columns), op.n_value_heads, n];
     launch.structure(&words).grid(grid).threads(128).run()
 }

@@ -34,6 +34,7 @@ fn states(bench: &mut Bench, decays: Decays, (key_dim, n_tokens): (usize, usize)
     let offset = bench.weight(Scheme::Dense(DType::BF16), (1, n_decays)).0;
     let op = DeltaRule {
         n_key_heads: n_keys,
+        n_together: n_values / n_keys,
         n_value_heads: n_values,
         key_dim,
         value_dim,

@@ -123,12 +123,13 @@ const LONG_ROPE: [(&str, &str); 2] = [
 const MAX_FACTORS: u64 = 1 << 14;
 
 /// Ends of keys whose values may be lists, one number or flag a layer.
-const PER_LAYER: [&str; 9] = [
+const PER_LAYER: [&str; 10] = [
     ".attention.head_count_kv",
     ".attention.indexer.types",
     "gemma3n.activation_sparsity_scale",
     "gemma3n.feed_forward_length",
     "gemma4.feed_forward_length",
+    "nemotron_h.feed_forward_length",
     "exaone4.attention.sliding_window_pattern",
     "gemma3n.attention.sliding_window_pattern",
     "gemma4.attention.sliding_window_pattern",

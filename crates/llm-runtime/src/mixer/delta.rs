@@ -45,6 +45,7 @@ pub(super) fn forward<B: Backend>(
     let op = DeltaRule {
         n_key_heads: spec.n_key_heads,
         n_value_heads: spec.n_value_heads,
+        n_together: spec.n_together(),
         key_dim: spec.key_dim,
         value_dim: spec.value_dim,
         norm_eps: LENGTH_EPS,

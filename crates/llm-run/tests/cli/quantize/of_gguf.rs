@@ -46,17 +46,24 @@ fn pairs() -> Vec<(String, String, String)> {
     names.into_iter().map(pair).collect()
 }
 
-const UNWRITTEN: [&str; 11] = [
+const UNWRITTEN: [&str; 18] = [
     "deepseek-v2-groups",
+    "falcon-h1-biases",
+    "falcon-h1-norm",
     "gemma3n",
     "gemma4-moe",
+    "glm",
     "glm-moe-dsa-sparse",
     "glm4-moe-lite",
     "gpt-oss",
+    "granite4",
     "granitemoe",
     "granitemoeshared",
+    "kimi-linear",
     "llama4",
     "llama4-mixed",
+    "qwen3-5",
+    "qwen3-5-moe",
     "qwen3-next",
 ];
 
@@ -82,12 +89,18 @@ fn assert_same_tensors(found: &Checkpoint, expected: &Checkpoint, about: &str) {
         let about = format!("{about}: {}", tensor.name);
         let kind = |tensor: &TensorInfo| (tensor.shape.clone(), tensor.encoding);
         assert_eq!(kind(own), kind(tensor), "{about}");
-        if (about.starts_with("gemma") || about.starts_with("nemotron"))
-            && tensor.name.ends_with("norm.weight")
-        {
+        let is_changed = match about.as_str() {
+            name if name.ends_with("A_log") => true,
+            name if name.starts_with("gemma") || name.starts_with("nemotron") => {
+                name.ends_with("norm.weight")
+            }
+            _ => false,
+        };
+        if is_changed {
             let pairs = values(found, own).into_iter().zip(values(expected, tensor));
             let largest = pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-            assert!(largest <= f32::EPSILON, "{about}: {largest}");
+            // Both ways of a logarithm round.
+            assert!(largest <= 4.0 * f32::EPSILON, "{about}: {largest}");
             continue;
         }
         let bytes = |checkpoint: &Checkpoint| checkpoint.view(&tensor.name).unwrap().unwrap();
