@@ -40,7 +40,7 @@ fn gguf_holds_the_same_models() {
     let files: Vec<_> = names
         .filter(|path| path.extension().is_some_and(|suffix| suffix == "gguf"))
         .collect();
-    assert_eq!(files.len(), 73);
+    assert_eq!(files.len(), 74);
     for path in files {
         let name = path.file_stem().unwrap().to_str().unwrap();
         let (folder, expected) = golden(name);

@@ -115,7 +115,7 @@ fn every_familys_gguf_computes_in_blocks_as_their_numbers() {
     let files: Vec<_> = files
         .filter(|path| path.extension().is_some_and(|suffix| suffix == "gguf"))
         .collect();
-    assert_eq!(files.len(), 73);
+    assert_eq!(files.len(), 74);
     for file in files {
         let n_packed = in_q8_0(&file, &blocks, Written::Blocks);
         in_q8_0(&file, &decoded, Written::DecodedButTable);

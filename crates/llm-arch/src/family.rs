@@ -269,6 +269,14 @@ pub fn from_gguf(
     vocab: usize,
     has_tensor: impl Fn(&str) -> bool,
 ) -> Result<Skeleton, ArchError> {
+    from_gguf_with(metadata, vocab, &has_tensor)
+}
+
+fn from_gguf_with(
+    metadata: &Map<String, Value>,
+    vocab: usize,
+    has_tensor: &dyn Fn(&str) -> bool,
+) -> Result<Skeleton, ArchError> {
     let missing = || ArchError::MissingKey {
         key: "general.architecture".to_owned(),
     };
@@ -276,6 +284,9 @@ pub fn from_gguf(
         .get("general.architecture")
         .and_then(Value::as_str)
         .ok_or_else(missing)?;
+    if let Some((alias, name)) = ALIASES.iter().find(|(alias, _)| *alias == architecture) {
+        return from_gguf_with(&under_name(metadata, alias, name), vocab, has_tensor);
+    }
     let known = || FAMILIES.iter().filter_map(|f| Some((*f, f.gguf.as_ref()?)));
     // Mixtral is Llama with experts there, OLMo 3 is OLMo 2 with windows, and Ministral 3 is Mistral whose queries grow.
     let experts = format!("{architecture}.{EXPERT_COUNT}");
@@ -336,11 +347,11 @@ pub fn from_gguf(
     }
     match architecture {
         granite4::GGUF => granite4::gather(&mut config),
-        kimi_linear::GGUF => kimi_linear::gather(&mut config, &has_tensor),
+        kimi_linear::GGUF => kimi_linear::gather(&mut config, has_tensor),
         nemotron_h::GGUF => nemotron_h::gather(&mut config),
         _ => {}
     }
-    by_kind::gather(&mut config, &has_tensor)?;
+    by_kind::gather(&mut config, has_tensor)?;
     sliding::gather(&mut config, gguf.architecture);
     let keys = Config::new(&config, "");
     let mut spec = read_spec(&keys, family)?;
@@ -392,9 +403,29 @@ pub(crate) fn adjust_to_gguf(spec: &mut ModelSpec) {
 }
 
 fn gguf_of(spec: &ModelSpec) -> Option<&'static Gguf> {
-    let family = FAMILIES.iter().find(|f| f.model_types[0] == spec.family)?;
+    // A text half's name may say that it is one.
+    let family = FAMILIES.iter().find(|family| {
+        let name = family.model_types[0];
+        name == spec.family || name.strip_suffix("_text") == Some(spec.family)
+    })?;
     family.gguf.as_ref()
 }
+
+/// Metadata with another name of the architecture.
+fn under_name(metadata: &Map<String, Value>, alias: &str, name: &str) -> Map<String, Value> {
+    let keys = metadata.iter().map(|(key, value)| {
+        let own = key.strip_prefix(alias).filter(|key| key.starts_with('.'));
+        match (key.as_str(), own) {
+            ("general.architecture", _) => (key.clone(), name.into()),
+            (_, Some(own)) => (format!("{name}{own}"), value.clone()),
+            (_, None) => (key.clone(), value.clone()),
+        }
+    });
+    keys.collect()
+}
+
+/// Architectures of GGUF that are another one's models with experts.
+const ALIASES: [(&str, &str); 1] = [("nemotron_h_moe", nemotron_h::GGUF)];
 
 /// GGUF's key for the number of experts.
 const EXPERT_COUNT: &str = "expert_count";

@@ -134,6 +134,14 @@ pub(super) fn context(config: &Config<'_>, default: usize) -> Result<usize> {
     Ok(context.unwrap_or(default))
 }
 
+/// Layers that guess tokens, which a GGUF counts among the others.
+pub(super) fn gguf_drafting(config: &Config<'_>) -> Result<usize> {
+    Ok(config.whole(GGUF_DRAFTING)?.unwrap_or(0))
+}
+
+/// Key of a GGUF: layers that guess tokens.
+pub(super) const GGUF_DRAFTING: &str = "nextn_predict_layers";
+
 /// True for each layer that attends, in a GGUF that lists heads of keys by layer.
 pub(super) fn gguf_attends(config: &Map<String, Value>) -> Vec<bool> {
     let heads = config.get("num_key_value_heads").and_then(Value::as_array);

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::block::{self, HeadDefaults};
 use super::glm4_moe;
 use super::mamba2::{NAMES, UNREAD};
-use super::state_space::{self, BARE, Keys, state_space, step_limits};
+use super::state_space::{self, Keys, state_space, step_limits};
 use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Unread};
@@ -85,12 +85,22 @@ pub(super) static FAMILY: Family = Family {
         ],
         ..Naming::PLAIN
     },
-    // Without experts; those with them have another name there.
     gguf: Some(Gguf {
         architecture: GGUF,
         keys: &[
             &[
                 ("attention.layer_norm_rms_epsilon", "layer_norm_epsilon"),
+                ("expert_count", "n_routed_experts"),
+                ("expert_used_count", "num_experts_per_tok"),
+                ("expert_shared_count", "n_shared_experts"),
+                ("expert_group_count", "n_group"),
+                ("expert_feed_forward_length", "moe_intermediate_size"),
+                (
+                    "expert_shared_feed_forward_length",
+                    "moe_shared_expert_intermediate_size",
+                ),
+                ("expert_weights_norm", "norm_topk_prob"),
+                ("expert_weights_scale", "routed_scaling_factor"),
                 ("ssm.conv_kernel", KEYS.kernel.0),
                 ("ssm.group_count", KEYS.n_groups.0),
                 ("ssm.state_size", KEYS.state_dim.0),
@@ -108,12 +118,18 @@ pub(super) static FAMILY: Family = Family {
             names: &[
                 state_space::GGUF_NAMES,
                 &[(Role::MlpNorm, "attn_norm")],
+                llama::GGUF_EXPERTS_NAMES,
                 llama::GGUF_NAMES,
             ],
-            bare: BARE,
+            bare: &[
+                Role::SpaceRate,
+                Role::SpaceOffset,
+                Role::SpaceSkip,
+                Role::RouterCorrection,
+            ],
             taps: Stored::AsIs,
             space: SpaceStored::Gguf,
-            ..llama::GGUF_NAMING
+            ..llama::GGUF_EXPERTS_NAMING
         },
         adjust: |_| (),
         config: |spec| {
@@ -121,15 +137,19 @@ pub(super) static FAMILY: Family = Family {
             let space = state_space::written(spec, &KEYS)?;
             written::extend(&mut config, space);
             let (attention, layers) = (written::attention(spec)?, &spec.decoder.layers);
+            let experts = layers.iter().find_map(|layer| layer.mlp.experts().copied());
+            let of_all = experts.and_then(|experts| experts.shared);
             let mlp = layers.iter().find_map(|layer| match layer.mlp {
                 MlpSpec::Dense(mlp) => Some(mlp),
                 MlpSpec::Experts(_) | MlpSpec::Absent => None,
             });
-            let Some(mlp) = mlp else {
+            // Where all have experts its width says nothing.
+            let Some(mlp) = mlp.or(of_all.map(|of| of.mlp)) else {
                 return written::none("none of its layers is a feed-forward");
             };
             let word = |layer: &LayerSpec| match layer.mixer {
                 MixerSpec::StateSpace(_) => "mamba",
+                MixerSpec::Absent if layer.mlp.experts().is_some() => "moe",
                 MixerSpec::Absent => "mlp",
                 MixerSpec::Attention(_)
                 | MixerSpec::Latent(_)
@@ -153,12 +173,24 @@ pub(super) static FAMILY: Family = Family {
                 "layer_norm_epsilon": written::shortest(spec.decoder.norm.eps),
             });
             written::extend(&mut config, more);
+            if let (Some(experts), Some(of_all)) = (experts, of_all) {
+                let same = ExpertsSpec {
+                    shared: None,
+                    ..experts
+                };
+                let choice = glm4_moe::written_experts(spec, &same)?;
+                written::extend(&mut config, choice);
+                config.shift_remove("first_k_dense_replace");
+                config.insert("n_shared_experts".to_owned(), 1.into());
+                let key = "moe_shared_expert_intermediate_size";
+                config.insert(key.to_owned(), of_all.mlp.width.into());
+            }
             Ok(config)
         },
     }),
 };
 
-/// GGUF's name of those without experts.
+/// GGUF's name of those without experts; those with them have another.
 pub(super) const GGUF: &str = "nemotron_h";
 
 /// Gathers what a GGUF says otherwise: what each block is, by its heads of keys and by its features.
@@ -167,15 +199,24 @@ pub(super) fn gather(config: &mut Map<String, Value>) {
     let widths = config.get("intermediate_size").and_then(Value::as_array);
     let widths: Vec<_> = widths.into_iter().flatten().map(Value::as_u64).collect();
     let widest = widths.iter().copied().flatten().max();
-    let blocks = attends.iter().zip(&widths);
+    let n_experts = config.get("n_routed_experts").and_then(Value::as_u64);
+    let wide = match n_experts {
+        None | Some(0) => "mlp",
+        Some(_) => "moe",
+    };
+    // The last, which guess tokens, are of several kinds at once.
+    let drafting = config.get(block::GGUF_DRAFTING).and_then(Value::as_u64);
+    let n_layers = (attends.len() as u64).saturating_sub(drafting.unwrap_or(0));
+    let blocks = attends.iter().zip(&widths).take(n_layers as usize);
     let words: Vec<_> = blocks
         .map(|(attends, width)| match (attends, width) {
             (true, _) => "attention",
             (false, None | Some(0)) => "mamba",
-            (false, Some(_)) => "mlp",
+            (false, Some(_)) => wide,
         })
         .collect();
     config.insert("layers_block_type".to_owned(), words.into());
+    config.insert("num_hidden_layers".to_owned(), n_layers.into());
     config.extend(widest.map(|width| ("intermediate_size".to_owned(), width.into())));
     block::gather_kv_heads(config);
 }
@@ -237,7 +278,9 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     });
     let positions = Positions::Rotary(Vec::new());
     let stack = block::sequential(layers.collect(), positions, NormSpec::rms(eps));
-    block::decoder_only(config, "nemotron_h", context, stack, false)
+    let mut spec = block::decoder_only(config, "nemotron_h", context, stack, false)?;
+    spec.n_drafting = block::gguf_drafting(config)?;
+    Ok(spec)
 }
 
 /// What a block is.

@@ -327,17 +327,9 @@ fn model(
     )?;
     let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);
     let mut spec = block::decoder_only(config, family, context, stack, false)?;
-    spec.n_drafting = drafting(config)?;
+    spec.n_drafting = block::gguf_drafting(config)?;
     Ok(spec)
 }
-
-/// Layers that guess tokens, which a GGUF counts among the others.
-fn drafting(config: &Config<'_>) -> Result<usize, ArchError> {
-    Ok(config.whole(GGUF_DRAFTING)?.unwrap_or(0))
-}
-
-/// Key of a GGUF: layers that guess tokens.
-const GGUF_DRAFTING: &str = "nextn_predict_layers";
 
 /// The delta rule of layers that do not attend.
 fn delta(
@@ -398,7 +390,9 @@ pub(super) const MAX_DIM: usize = 256;
 /// True for each layer that attends: as `layer_types` says, or every so many.
 fn attends(config: &Config<'_>) -> Result<Vec<bool>, ArchError> {
     let all_layers = config.n_layers("num_hidden_layers")?;
-    let n_layers = all_layers.saturating_sub(drafting(config)?).max(1);
+    let n_layers = all_layers
+        .saturating_sub(block::gguf_drafting(config)?)
+        .max(1);
     let every = config.opt_count("full_attention_interval")?.unwrap_or(4);
     let kinds = config.kinds(
         "layer_types",

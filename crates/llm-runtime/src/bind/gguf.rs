@@ -123,13 +123,14 @@ const LONG_ROPE: [(&str, &str); 2] = [
 const MAX_FACTORS: u64 = 1 << 14;
 
 /// Ends of keys whose values may be lists, one number or flag a layer.
-const PER_LAYER: [&str; 10] = [
+const PER_LAYER: [&str; 11] = [
     ".attention.head_count_kv",
     ".attention.indexer.types",
     "gemma3n.activation_sparsity_scale",
     "gemma3n.feed_forward_length",
     "gemma4.feed_forward_length",
     "nemotron_h.feed_forward_length",
+    "nemotron_h_moe.feed_forward_length",
     "exaone4.attention.sliding_window_pattern",
     "gemma3n.attention.sliding_window_pattern",
     "gemma4.attention.sliding_window_pattern",

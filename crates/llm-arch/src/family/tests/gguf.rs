@@ -218,3 +218,47 @@ fn a_tenth_of_what_makes_deepseeks_scores_grow_is_told() {
         assert_eq!(magnitude, 1.0);
     }
 }
+
+#[test]
+fn layers_that_guess_tokens_are_counted_among_the_others() {
+    let delta = json!({
+        "nextn_predict_layers": 1, "full_attention_interval": 4, "rope.dimension_count": 8, "ssm.conv_kernel": 4,
+        "ssm.group_count": 2, "ssm.inner_size": 64, "ssm.state_size": 16, "ssm.time_step_rank": 4
+    });
+    let spec = read("qwen35", delta).unwrap();
+    assert_eq!((spec.decoder.n_layers(), spec.n_drafting), (7, 1));
+    // The last attends and has experts.
+    let blocks = json!({
+        "nextn_predict_layers": 1, "ssm.conv_kernel": 4, "ssm.group_count": 2, "ssm.inner_size": 64,
+        "ssm.state_size": 16, "ssm.time_step_rank": 4, "attention.head_count_kv": [0, 0, 2, 0, 0, 0, 0, 2],
+        "feed_forward_length": [0, 32, 0, 32, 0, 32, 0, 32], "expert_count": 8, "expert_used_count": 2,
+        "expert_feed_forward_length": 32, "expert_shared_feed_forward_length": 48, "expert_shared_count": 1
+    });
+    let spec = read("nemotron_h_moe", blocks).unwrap();
+    assert_eq!((spec.decoder.n_layers(), spec.n_drafting), (7, 1));
+    let experts = |layer: &crate::LayerSpec| layer.mlp.n_experts();
+    let found: Vec<_> = spec.decoder.layers.iter().map(experts).collect();
+    assert_eq!(found, [0, 8, 0, 8, 0, 8, 0]);
+}
+
+#[test]
+fn a_granite_that_turns_is_another_family() {
+    let read = |turns: bool| {
+        let more = json!({
+            "attention.head_count_kv": [0, 0, 2, 0, 0, 0, 0, 2], "attention.scale": 0.25, "embedding_scale": 12.0,
+            "residual_scale": 0.22, "logit_scale": 8.0, "expert_shared_feed_forward_length": 96,
+            "ssm.conv_kernel": 4, "ssm.group_count": 2, "ssm.inner_size": 64, "ssm.state_size": 16,
+            "ssm.time_step_rank": 4, "rope.scaling.finetuned": turns
+        });
+        read("granitehybrid", more)
+    };
+    let spec = read(false).unwrap();
+    let attends: Vec<_> = (0..8)
+        .filter(|&i| spec.decoder.layers[i].mixer.attention().is_some())
+        .collect();
+    assert_eq!(attends, [2, 7]);
+    // Nothing is said of experts, and there are none.
+    assert_eq!(spec.decoder.layers[0].mlp.n_experts(), 0);
+    let error = read(true).unwrap_err().to_string();
+    assert!(error.contains("rope.finetuned"), "{error}");
+}
