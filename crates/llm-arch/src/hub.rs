@@ -1,6 +1,7 @@
 //! A model of another form as a checkpoint with a `config.json` has it, what that says, what the tensors are called there,
 //! and how they become these: a GGUF's, and the text half of a larger model.
 
+use std::collections::HashMap;
 use std::f64::consts::TAU;
 
 use llm_tensor::Pairing;
@@ -47,11 +48,15 @@ impl HubForm {
             let reason = "read back, it would describe another model";
             return Err(ArchError::NoConfig { reason });
         }
-        // The same walk made both.
-        let slots = skeleton.slots.iter().zip(&gguf.slots);
-        let as_found = slots.map(|(slot, own)| Slot {
-            stored: stored((slot, own), &spec, &skeleton.spec),
-            ..slot.clone()
+        // Either may have slots that the other lacks, as factors of wavelengths.
+        let own = gguf.slots.iter();
+        let own: HashMap<_, _> = own.map(|slot| ((slot.unit, slot.role), slot)).collect();
+        let as_found = skeleton.slots.iter().map(|slot| {
+            let own = own.get(&(slot.unit, slot.role)).copied();
+            Slot {
+                stored: stored((slot, own), &spec, &skeleton.spec),
+                ..slot.clone()
+            }
         });
         Ok(HubForm {
             as_found: as_found.collect(),
@@ -78,8 +83,8 @@ impl HubForm {
     }
 }
 
-/// GGUF storage of a `slot` of `hub`, the same model as a configuration describes it; `in_gguf` is the slot there.
-fn stored((slot, in_gguf): (&Slot, &Slot), gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
+/// GGUF storage of a `slot` of `hub`, the same model as a configuration describes it; `in_gguf` is the slot there, if it has one.
+fn stored((slot, in_gguf): (&Slot, Option<&Slot>), gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
     let (own, wanted) = (&gguf.decoder, &hub.decoder);
     let gain = |own: f32, wanted: f32| match own == wanted {
         true => Stored::AsIs,
@@ -120,7 +125,9 @@ fn stored((slot, in_gguf): (&Slot, &Slot), gguf: &ModelSpec, hub: &ModelSpec) ->
             let (own, wanted) = (offset(own), offset(wanted));
             gain(own.unwrap_or_default(), wanted.unwrap_or_default())
         }
-        Role::SpaceRate | Role::SpaceSkip | Role::SpaceNorm => in_gguf.stored,
+        Role::SpaceRate | Role::SpaceSkip | Role::SpaceNorm => {
+            in_gguf.map_or(Stored::AsIs, |slot| slot.stored)
+        }
         Role::TokenTable
         | Role::PositionTable
         | Role::PerLayerTable
