@@ -269,14 +269,6 @@ pub fn from_gguf(
     vocab: usize,
     has_tensor: impl Fn(&str) -> bool,
 ) -> Result<Skeleton, ArchError> {
-    from_gguf_with(metadata, vocab, &has_tensor)
-}
-
-fn from_gguf_with(
-    metadata: &Map<String, Value>,
-    vocab: usize,
-    has_tensor: &dyn Fn(&str) -> bool,
-) -> Result<Skeleton, ArchError> {
     let missing = || ArchError::MissingKey {
         key: "general.architecture".to_owned(),
     };
@@ -284,9 +276,15 @@ fn from_gguf_with(
         .get("general.architecture")
         .and_then(Value::as_str)
         .ok_or_else(missing)?;
-    if let Some((alias, name)) = ALIASES.iter().find(|(alias, _)| *alias == architecture) {
-        return from_gguf_with(&under_name(metadata, alias, name), vocab, has_tensor);
-    }
+    let renamed;
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == architecture);
+    let (metadata, architecture) = match alias {
+        None => (metadata, architecture),
+        Some(&(alias, name)) => {
+            renamed = under_name(metadata, alias, name);
+            (&renamed, name)
+        }
+    };
     let known = || FAMILIES.iter().filter_map(|f| Some((*f, f.gguf.as_ref()?)));
     // Mixtral is Llama with experts there, OLMo 3 is OLMo 2 with windows, and Ministral 3 is Mistral whose queries grow.
     let experts = format!("{architecture}.{EXPERT_COUNT}");
@@ -347,11 +345,11 @@ fn from_gguf_with(
     }
     match architecture {
         granite4::GGUF => granite4::gather(&mut config),
-        kimi_linear::GGUF => kimi_linear::gather(&mut config, has_tensor),
+        kimi_linear::GGUF => kimi_linear::gather(&mut config, &has_tensor),
         nemotron_h::GGUF => nemotron_h::gather(&mut config),
         _ => {}
     }
-    by_kind::gather(&mut config, has_tensor)?;
+    by_kind::gather(&mut config, &has_tensor)?;
     sliding::gather(&mut config, gguf.architecture);
     let keys = Config::new(&config, "");
     let mut spec = read_spec(&keys, family)?;

@@ -61,12 +61,7 @@ pub(super) static FAMILY: Family = Family {
     gguf: Some(Gguf {
         architecture: "falcon-h1",
         keys: &[
-            &[
-                ("ssm.conv_kernel", KEYS.kernel.0),
-                ("ssm.group_count", KEYS.n_groups.0),
-                ("ssm.state_size", KEYS.state_dim.0),
-                ("ssm.time_step_rank", KEYS.n_heads.0),
-            ],
+            &state_space::gguf_keys(&KEYS),
             llama::GGUF_KEYS,
             llama::HEAD_DIM,
         ],

@@ -35,21 +35,15 @@ pub(super) static FAMILY: Family = Family {
                     "shared_intermediate_size",
                 ),
                 ("rope.scaling.finetuned", GGUF_TURNS),
-                ("ssm.conv_kernel", MAMBA_KEYS.kernel.0),
-                ("ssm.group_count", MAMBA_KEYS.n_groups.0),
-                ("ssm.state_size", MAMBA_KEYS.state_dim.0),
-                ("ssm.time_step_rank", MAMBA_KEYS.n_heads.0),
             ],
             granite::GGUF_EXPERTS_KEYS,
             granite::GGUF_KEYS,
+            &state_space::gguf_keys(&MAMBA_KEYS),
             llama::GGUF_KEYS,
             llama::HEAD_DIM,
         ],
         // The first layer does not attend, and published models have no biases where others do.
-        flags: &[
-            ("ssm_conv1d.bias", MAMBA_KEYS.conv_bias),
-            ("ssm_in.bias", MAMBA_KEYS.bias),
-        ],
+        flags: &state_space::gguf_flags(&MAMBA_KEYS),
         naming: |_| &Naming {
             names: &[
                 state_space::GGUF_NAMES,

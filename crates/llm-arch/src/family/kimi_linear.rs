@@ -147,13 +147,8 @@ pub(super) const GGUF: &str = "kimi-linear";
 /// of which it has no word, as those of attention.
 pub(super) fn gather(config: &mut Map<String, Value>, has_tensor: impl Fn(&str) -> bool) {
     let attends = block::gguf_attends(config);
-    let apart = attends
-        .iter()
-        .position(|&attends| attends)
-        .is_some_and(|i| {
-            let keys = format!("blk.{i}.{}", deepseek::KV_APART);
-            has_tensor(&keys)
-        });
+    let first = attends.iter().position(|&attends| attends);
+    let apart = first.is_some_and(|i| has_tensor(&format!("blk.{i}.{}", deepseek::KV_APART)));
     config.insert(deepseek::KV_APART.to_owned(), apart.into());
     let word = |&attends: &bool| WORDS[usize::from(attends)];
     let words: Vec<_> = attends.iter().map(word).collect();
@@ -162,14 +157,8 @@ pub(super) fn gather(config: &mut Map<String, Value>, has_tensor: impl Fn(&str) 
     config.extend(of_rules.map(|heads| ("linear_num_heads".to_owned(), heads)));
     deepseek::gather_heads(config);
     // Where nothing is said of them there are none.
-    for key in ["q_lora_rank", "first_k_dense_replace"] {
-        let silent = if key == "q_lora_rank" {
-            Value::Null
-        } else {
-            0.into()
-        };
-        config.entry(key).or_insert(silent);
-    }
+    config.entry("q_lora_rank").or_insert(Value::Null);
+    config.entry("first_k_dense_replace").or_insert(0.into());
 }
 
 /// Kinds of layers: those that attend are of the second.

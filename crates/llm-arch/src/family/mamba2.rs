@@ -37,19 +37,11 @@ pub(super) static FAMILY: Family = Family {
     gguf: Some(Gguf {
         architecture: "mamba2",
         keys: &[
-            &[
-                ("attention.layer_norm_rms_epsilon", "layer_norm_epsilon"),
-                ("ssm.conv_kernel", KEYS.kernel.0),
-                ("ssm.group_count", KEYS.n_groups.0),
-                ("ssm.state_size", KEYS.state_dim.0),
-                ("ssm.time_step_rank", KEYS.n_heads.0),
-            ],
+            &[("attention.layer_norm_rms_epsilon", "layer_norm_epsilon")],
+            &state_space::gguf_keys(&KEYS),
             llama::GGUF_KEYS,
         ],
-        flags: &[
-            ("ssm_conv1d.bias", KEYS.conv_bias),
-            ("ssm_in.bias", KEYS.bias),
-        ],
+        flags: &state_space::gguf_flags(&KEYS),
         naming: |_| &Naming {
             names: &[state_space::GGUF_NAMES, llama::GGUF_NAMES],
             bare: BARE,

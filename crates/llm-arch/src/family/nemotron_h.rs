@@ -101,19 +101,13 @@ pub(super) static FAMILY: Family = Family {
                 ),
                 ("expert_weights_norm", "norm_topk_prob"),
                 ("expert_weights_scale", "routed_scaling_factor"),
-                ("ssm.conv_kernel", KEYS.kernel.0),
-                ("ssm.group_count", KEYS.n_groups.0),
-                ("ssm.state_size", KEYS.state_dim.0),
-                ("ssm.time_step_rank", KEYS.n_heads.0),
             ],
+            &state_space::gguf_keys(&KEYS),
             llama::GGUF_KEYS,
             llama::HEAD_DIM,
         ],
         // The first layer is a state space.
-        flags: &[
-            ("ssm_conv1d.bias", KEYS.conv_bias),
-            ("ssm_in.bias", KEYS.bias),
-        ],
+        flags: &state_space::gguf_flags(&KEYS),
         naming: |_| &Naming {
             names: &[
                 state_space::GGUF_NAMES,

@@ -82,25 +82,9 @@ pub(super) static QWEN3_5_MOE: Family = Family {
     },
     gguf: Some(Gguf {
         architecture: "qwen35moe",
-        keys: &[
-            GGUF_KEYS,
-            qwen2_moe::GGUF_KEYS,
-            llama::GGUF_KEYS,
-            llama::HEAD_DIM,
-        ],
+        keys: GGUF_EXPERTS_KEYS,
         flags: &[],
-        naming: |_| &Naming {
-            names: &[
-                GGUF_NAMES,
-                llama::POST_NORM,
-                llama::GGUF_EXPERTS_NAMES,
-                llama::GGUF_NAMES,
-            ],
-            bare: BARE,
-            taps: Stored::AsIs,
-            rates: Stored::NegatedExp,
-            ..llama::GGUF_EXPERTS_NAMING
-        },
+        naming: |_| &GGUF_EXPERTS_NAMING,
         adjust: across,
         config: |_| written::none(ACROSS),
     }),
@@ -130,26 +114,10 @@ pub(super) static QWEN3_NEXT: Family = Family {
     },
     gguf: Some(Gguf {
         architecture: "qwen3next",
-        keys: &[
-            GGUF_KEYS,
-            qwen2_moe::GGUF_KEYS,
-            llama::GGUF_KEYS,
-            llama::HEAD_DIM,
-        ],
+        keys: GGUF_EXPERTS_KEYS,
         // The first layer does not attend.
         flags: &[],
-        naming: |_| &Naming {
-            names: &[
-                GGUF_NAMES,
-                llama::POST_NORM,
-                llama::GGUF_EXPERTS_NAMES,
-                llama::GGUF_NAMES,
-            ],
-            bare: BARE,
-            taps: Stored::AsIs,
-            rates: Stored::NegatedExp,
-            ..llama::GGUF_EXPERTS_NAMING
-        },
+        naming: |_| &GGUF_EXPERTS_NAMING,
         // Gates are in a matrix of their own there.
         adjust: |spec| {
             without_offsets(spec);
@@ -169,6 +137,27 @@ const GGUF_KEYS: GgufKeys = &[
     ("ssm.state_size", "linear_key_head_dim"),
     ("ssm.time_step_rank", "linear_num_value_heads"),
 ];
+
+/// The same of those with experts, and all else.
+const GGUF_EXPERTS_KEYS: &[GgufKeys] = &[
+    GGUF_KEYS,
+    qwen2_moe::GGUF_KEYS,
+    llama::GGUF_KEYS,
+    llama::HEAD_DIM,
+];
+
+const GGUF_EXPERTS_NAMING: Naming = Naming {
+    names: &[
+        GGUF_NAMES,
+        llama::POST_NORM,
+        llama::GGUF_EXPERTS_NAMES,
+        llama::GGUF_NAMES,
+    ],
+    bare: BARE,
+    taps: Stored::AsIs,
+    rates: Stored::NegatedExp,
+    ..llama::GGUF_EXPERTS_NAMING
+};
 
 const GGUF_NAMES: Names = &[
     (Role::DeltaQkv, "attn_qkv"),

@@ -129,6 +129,24 @@ pub(super) fn state_space(
 /// Key of a GGUF: elements of all heads together.
 pub(super) const GGUF_WIDTH: &str = "ssm.inner_size";
 
+/// Metadata keys of a state space that has `keys` in a configuration.
+pub(super) const fn gguf_keys(keys: &Keys) -> [(&'static str, &'static str); 4] {
+    [
+        ("ssm.conv_kernel", keys.kernel.0),
+        ("ssm.group_count", keys.n_groups.0),
+        ("ssm.state_size", keys.state_dim.0),
+        ("ssm.time_step_rank", keys.n_heads.0),
+    ]
+}
+
+/// Tensors of the first block that tell of its biases.
+pub(super) const fn gguf_flags(keys: &Keys) -> [(&'static str, &'static str); 2] {
+    [
+        ("ssm_conv1d.bias", keys.conv_bias),
+        ("ssm_in.bias", keys.bias),
+    ]
+}
+
 /// GGUF names of a state space's tensors.
 pub(super) const GGUF_NAMES: Names = &[
     (Role::SpaceIn, "ssm_in"),
