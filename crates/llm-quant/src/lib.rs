@@ -27,6 +27,7 @@ pub mod layout;
 mod parts;
 mod rows;
 mod scheme;
+mod slice;
 mod stored;
 
 pub use activations::{ACTIVATION_BLOCK, Activations, BlockCodes, block_scale};

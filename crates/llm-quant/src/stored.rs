@@ -1,5 +1,7 @@
 //! Weights in the encoding in which they rest.
 
+use std::ops::Range;
+
 use llm_tensor::{DType, HostBytes};
 
 use crate::parts::{Part, Parts, StoredBytes};
@@ -57,6 +59,32 @@ impl<T> StoredWeight<T> {
             cols: self.cols,
             parts: self.parts.try_map(f)?,
         })
+    }
+
+    /// Some elements of a weight that is not quantized, as a vector; `cut` makes some bytes of what stands for all of them.
+    ///
+    /// # Panics
+    /// When it has not so many, or is quantized.
+    pub fn elements(
+        &self,
+        range: Range<usize>,
+        cut: impl FnOnce(&T, Range<usize>) -> T,
+    ) -> StoredWeight<T> {
+        let Scheme::Dense(dtype) = self.scheme else {
+            panic!("elements of a weight in {}", self.scheme)
+        };
+        let n_elements = self.rows * self.cols;
+        assert!(
+            range.start <= range.end && range.end <= n_elements,
+            "elements {range:?} of {n_elements}"
+        );
+        let bytes = range.start * dtype.size()..range.end * dtype.size();
+        StoredWeight {
+            scheme: self.scheme,
+            rows: 1,
+            cols: range.len(),
+            parts: Parts::weight(cut(self.part(Part::Weight), bytes)),
+        }
     }
 
     /// A part.
