@@ -55,8 +55,8 @@ pub use largest::first_of_largest;
 pub use llm_tensor::Routing;
 pub use ops::{
     Attention, Batch, ConvRows, DeviceInfo, Expert, ExpertBuffers, GroupPart, Groups, Heads,
-    KvColumns, LinearPart, Mask, NormOp, Output, RelativeBias, Rotary, RouterVectors, Rows, Run,
-    ShortConv, StateBatch,
+    KvColumns, LinearPart, Mask, NormOp, OutColumns, Output, RelativeBias, Rotary, RouterVectors,
+    Rows, Run, ShortConv, StateBatch,
 };
 pub use queue::{Event, HostPages, Ops, Queue};
 pub use reference::Reference;
@@ -119,6 +119,12 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     /// # Errors
     /// [`BackendError::UnsupportedWeight`] for a scheme that the device does not compute with.
     fn load(&self, weight: StoredWeight) -> Result<Self::Weight>;
+
+    /// Some elements of a vector that is not quantized, as a bias of some rows of a matrix: a handle, no copy.
+    ///
+    /// # Panics
+    /// When it has not so many, or is quantized.
+    fn elements(&self, vector: &Self::Weight, range: Range<usize>) -> Self::Weight;
 
     /// Blocks for the keys and values of a layer.
     fn kv_pool(&self, shape: &KvShape) -> Result<Self::KvPool>;

@@ -43,6 +43,36 @@ impl<B: Backend> Clone for LinearPart<'_, B> {
 
 impl<B: Backend> Copy for LinearPart<'_, B> {}
 
+/// Columns of rows of a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutColumns {
+    /// The first of them.
+    pub first: usize,
+    /// Elements of a row.
+    pub width: usize,
+}
+
+impl OutColumns {
+    /// All columns of a result, unless they are some of `of`.
+    ///
+    /// # Panics
+    /// When a row of the result has not so many.
+    pub fn of(of: Option<Self>, n_columns: usize) -> Self {
+        let all = OutColumns {
+            first: 0,
+            width: n_columns,
+        };
+        let columns = of.unwrap_or(all);
+        assert!(
+            columns.first + n_columns <= columns.width,
+            "{n_columns} columns from {} on in rows of {}",
+            columns.first,
+            columns.width
+        );
+        columns
+    }
+}
+
 /// Use of a linear operation's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {

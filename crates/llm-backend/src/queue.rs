@@ -6,9 +6,9 @@ use llm_tensor::{Activation, ClampedGate, Gate};
 
 use crate::{
     Allocation, Attention, Backend, Batch, Compression, CutOff, DeltaRule, Expert, ExpertBuffers,
-    Groups, HeadGates, HeadProducts, Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary,
-    RouterVectors, Routing, Rows, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix,
-    StreamSum, StreamWeights, Streams, Xielu, first_of_largest,
+    Groups, HeadGates, HeadProducts, Heads, KvColumns, LinearPart, NormOp, OutColumns, Output,
+    Result, Rotary, RouterVectors, Routing, Rows, Run, Selection, ShortConv, StateBatch,
+    StateSpace, StreamMix, StreamSum, StreamWeights, Streams, Xielu, first_of_largest,
 };
 
 /// Host memory that a device copies by itself: weights rest in it, or arrive in it from disk.
@@ -138,6 +138,19 @@ pub trait Ops<B: Backend>: Queue<B> {
     /// side by side in `out` `[n_tokens, Σ rows]`.
     fn linear(
         &mut self,
+        parts: &[LinearPart<'_, B>],
+        x: &B::Buffer,
+        output: Output,
+        out: &mut B::Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        self.linear_to(None, parts, x, output, out, n_tokens)
+    }
+
+    /// The same in these columns of `out`, whose others stay as they are: for a matrix of which only some rows are there.
+    fn linear_to(
+        &mut self,
+        columns: Option<OutColumns>,
         parts: &[LinearPart<'_, B>],
         x: &B::Buffer,
         output: Output,

@@ -153,6 +153,10 @@ impl Backend for Reference {
         self.in_pages(place, weight)
     }
 
+    fn elements(&self, vector: &ReferenceWeight, range: Range<usize>) -> ReferenceWeight {
+        vector.elements(range)
+    }
+
     fn in_pages(
         &self,
         pages: &ReferencePages,

@@ -1,4 +1,5 @@
 use std::iter;
+use std::ops::Range;
 use std::sync::Arc;
 
 use llm_backend::{Backend, Queue};
@@ -102,6 +103,10 @@ impl<B: Backend> Device<B> {
 
     pub(crate) fn load(&self, weight: StoredWeight) -> B::Weight {
         self.backend.load(weight).expect(WORKS)
+    }
+
+    pub(crate) fn elements(&self, vector: &B::Weight, range: Range<usize>) -> B::Weight {
+        self.backend.elements(vector, range)
     }
 
     /// The first `n` elements of a buffer.

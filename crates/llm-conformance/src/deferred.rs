@@ -167,6 +167,10 @@ impl<B: Backend> Backend for Deferred<B> {
         placed.map(Arc::new)
     }
 
+    fn elements(&self, vector: &Self::Weight, range: Range<usize>) -> Self::Weight {
+        Arc::new(self.inner.elements(vector, range))
+    }
+
     fn in_pages(
         &self,
         pages: &Self::HostPages,

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use llm_backend::{Backend, LinearPart, Ops, Output};
+use llm_backend::{Backend, LinearPart, Ops, OutColumns, Output};
 use llm_quant::{ACTIVATION_BLOCK, Activations, BlockCodes, StoredWeight};
 use llm_tensor::{DType, WorkspaceShape};
 
@@ -168,6 +168,10 @@ impl Linear {
             ..SMALL
         };
         let mut device = Device::with_workspace(backend, &shape);
+        // Other numbers of rows are multiplied whole: what a matrix's rows are cut by changes nothing.
+        if self.n_tokens % 4 == 1 {
+            return self.run_in_slices(device);
+        }
         let load = |weight| device.load(weight);
         let weights: Vec<_> = self
             .weights
@@ -187,6 +191,45 @@ impl Linear {
             .queue
             .linear(&parts, &x, self.output, &mut out, self.n_tokens)
             .expect(WORKS);
+        device.read(&out, self.before.len())
+    }
+
+    /// The same matrix by matrix, of each some rows after the other.
+    fn run_in_slices<B: Backend>(self, mut device: Device<B>) -> Vec<f32> {
+        let x = device.buffer(&self.x);
+        let mut out = device.buffer(&self.before);
+        let width = self.before.len() / self.n_tokens;
+        let mut first = 0;
+        for (weight, bias) in self.weights {
+            let bias = bias.map(|bias| device.load(bias));
+            let (n_rows, cols) = (weight.rows, weight.cols as u64);
+            let step = weight.scheme.row_step(n_rows as u64, cols) as usize;
+            let n = n_rows.div_ceil(3).next_multiple_of(step);
+            for start in (0..n_rows).step_by(n) {
+                let rows = start..(start + n).min(n_rows);
+                let slice = weight.slice(rows.clone(), |_, bytes, window| {
+                    bytes.slice(window.start as usize..window.end as usize)
+                });
+                let (slice, bias) = (
+                    device.load(slice),
+                    bias.as_ref()
+                        .map(|bias| device.elements(bias, rows.clone())),
+                );
+                let part = LinearPart {
+                    weight: &slice,
+                    bias: bias.as_ref(),
+                };
+                let columns = OutColumns {
+                    first: first + rows.start,
+                    width,
+                };
+                let (queue, n_tokens) = (&mut device.queue, self.n_tokens);
+                queue
+                    .linear_to(Some(columns), &[part], &x, self.output, &mut out, n_tokens)
+                    .expect(WORKS);
+            }
+            first += n_rows;
+        }
         device.read(&out, self.before.len())
     }
 

@@ -82,6 +82,10 @@ impl Backend for Cpu {
         self.in_pages(place, weight)
     }
 
+    fn elements(&self, vector: &Weight, range: Range<usize>) -> Weight {
+        vector.elements(range)
+    }
+
     fn in_pages(&self, pages: &CpuPages, weight: &StoredWeight<Range<usize>>) -> Result<Weight> {
         self.load(weight.clone().map(|_, range| pages.slice(range)))
     }

@@ -37,6 +37,20 @@ impl Dense {
         })
     }
 
+    /// Some elements, as a vector.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub(crate) fn elements(&self, range: Range<usize>) -> Self {
+        let size = self.element.size();
+        Dense {
+            element: self.element,
+            rows: 1,
+            cols: range.len(),
+            bytes: self.bytes.slice(range.start * size..range.end * size),
+        }
+    }
+
     pub(crate) fn view(&self) -> DenseView<'_> {
         DenseView {
             element: self.element,

@@ -2,7 +2,7 @@
 
 pub(crate) mod call;
 
-use llm_backend::{LinearPart, Output};
+use llm_backend::{LinearPart, OutColumns, Output};
 
 use crate::arrange::Arrange;
 use crate::digits::Digits;
@@ -17,19 +17,20 @@ use crate::whole;
 use crate::{Cpu, four_bit, int8};
 use call::Call;
 
-/// `x` `[n_tokens, cols]` times the parts' weights, side by side in `out` `[n_tokens, width]`.
+/// `x` `[n_tokens, cols]` times the parts' weights, side by side in `columns` of `out`.
 pub(crate) fn linear(
     cpu: &Cpu,
     parts: &[LinearPart<'_, Cpu>],
     x: &[f32],
-    output: Output,
+    (output, columns): (Output, Option<OutColumns>),
     out: &mut [f32],
     n_tokens: usize,
     workspace: &mut Workspace,
 ) {
     let Some(first) = parts.first() else { return };
     let cols = first.weight.cols();
-    let width = parts.iter().map(|part| part.weight.rows()).sum();
+    let n_columns = parts.iter().map(|part| part.weight.rows()).sum();
+    let columns = OutColumns::of(columns, n_columns);
     for part in parts {
         assert_eq!(part.weight.cols(), cols, "parts read the same rows");
         if let Some(bias) = part.bias.map(Weight::dense) {
@@ -44,12 +45,12 @@ pub(crate) fn linear(
         cpu,
         parts,
         cols,
-        width,
+        columns,
         x: &x[..n_tokens * cols],
         output,
         n_tokens,
     };
-    let out = &mut out[..n_tokens * width];
+    let out = &mut out[..n_tokens * columns.width];
     let floats = || parts.iter().filter_map(|part| part.weight.floats(n_tokens));
     if floats().any(|weight| n_tokens < weight.gemm_tokens()) {
         call.matvec(out, workspace);

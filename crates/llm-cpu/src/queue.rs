@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use llm_backend::{
     Attention, Batch, Compression, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
-    HeadProducts, Heads, HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result,
-    Rotary, RouterVectors, Routing, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix,
-    StreamSum, StreamWeights, Streams, Xielu, first_of_largest,
+    HeadProducts, Heads, HostPages, KvColumns, LinearPart, NormOp, Ops, OutColumns, Output, Queue,
+    Result, Rotary, RouterVectors, Routing, Run, Selection, ShortConv, StateBatch, StateSpace,
+    StreamMix, StreamSum, StreamWeights, Streams, Xielu, first_of_largest,
 };
 use llm_tensor::{Activation, ClampedGate};
 
@@ -144,17 +144,17 @@ impl Ops<Cpu> for CpuQueue {
         Ok(())
     }
 
-    fn linear(
+    fn linear_to(
         &mut self,
+        columns: Option<OutColumns>,
         parts: &[LinearPart<'_, Cpu>],
         x: &Buffer,
         output: Output,
         out: &mut Buffer,
-        n_tokens: usize,
+        n: usize,
     ) -> Result<()> {
-        let (x, out) = (x.as_slice(), out.as_mut_slice());
-        let workspace = &mut self.workspace;
-        linear::linear(&self.cpu, parts, x, output, out, n_tokens, workspace);
+        let (x, out, to) = (x.as_slice(), out.as_mut_slice(), (output, columns));
+        linear::linear(&self.cpu, parts, x, to, out, n, &mut self.workspace);
         Ok(())
     }
 

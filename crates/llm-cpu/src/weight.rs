@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use llm_backend::Output;
 use llm_quant::{Activations, GgmlType, Int8, Int8Weight, Scheme, StoredWeight, Weight4Bit};
 
@@ -118,6 +120,17 @@ impl Weight {
             Operand::Packed(weight) | Operand::Whole(_, _, weight) => {
                 Row::Packed(weight.view(), row)
             }
+        }
+    }
+
+    /// Some elements of a gain or a bias.
+    ///
+    /// # Panics
+    /// When there are not so many, or the weight is quantized.
+    pub(crate) fn elements(&self, range: Range<usize>) -> Self {
+        match &self.0 {
+            Operand::Dense(weight) => Weight(Operand::Dense(weight.elements(range))),
+            quantized => panic!("gains and biases are not quantized: {quantized:?}"),
         }
     }
 

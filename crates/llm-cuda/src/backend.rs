@@ -72,6 +72,10 @@ impl Backend for Cuda {
         CudaWeight::placed(&self.card, pieces)
     }
 
+    fn elements(&self, vector: &CudaWeight, range: Range<usize>) -> CudaWeight {
+        vector.elements(range)
+    }
+
     fn in_pages(&self, _: &CudaPages, _: &StoredWeight<Range<usize>>) -> Result<CudaWeight> {
         panic!("{} computes in memory of its own", self.card.name)
     }

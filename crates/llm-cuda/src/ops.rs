@@ -26,9 +26,9 @@ mod xielu;
 
 use llm_backend::{
     Attention, Batch, Compression, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
-    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors,
-    Routing, Rows, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix, StreamSum,
-    StreamWeights, Streams, Xielu,
+    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, OutColumns, Output, Result, Rotary,
+    RouterVectors, Routing, Rows, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix,
+    StreamSum, StreamWeights, Streams, Xielu,
 };
 use llm_tensor::{Activation, ClampedGate, WorkspaceShape};
 
@@ -91,15 +91,16 @@ impl Ops<Cuda> for CudaQueue {
         norm::norm(self, op, x, out, n_tokens)
     }
 
-    fn linear(
+    fn linear_to(
         &mut self,
+        columns: Option<OutColumns>,
         parts: &[LinearPart<'_, Cuda>],
         x: &Buffer,
         output: Output,
         out: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        linear::linear(self, parts, x, (output, out), (n_tokens, None))
+        linear::linear(self, parts, x, (output, columns, out), (n_tokens, None))
     }
 
     fn head_products(

@@ -83,6 +83,13 @@ impl CudaWeight {
         Ok(CudaWeight::new(weight))
     }
 
+    /// Some elements of a vector.
+    pub(crate) fn elements(&self, range: Range<usize>) -> Self {
+        CudaWeight::new(self.0.elements(range, |Piece { memory, range }, bytes| {
+            Piece::of(memory, range.start + bytes.start..range.start + bytes.end)
+        }))
+    }
+
     /// A copy in host memory, of what was there when all queues' work on it was done: the caller has waited for that.
     ///
     /// # Errors

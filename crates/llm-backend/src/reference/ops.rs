@@ -13,9 +13,9 @@ use super::weight::ReferenceWeight;
 use super::{Reference, conv, delta, heads, hyper, state_space, streams};
 use crate::{
     Attention, Batch, Compression, CutOff, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
-    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors,
-    Routing, Rows, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix, StreamSum,
-    StreamWeights, Streams, Xielu,
+    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, OutColumns, Output, Result, Rotary,
+    RouterVectors, Routing, Rows, Run, Selection, ShortConv, StateBatch, StateSpace, StreamMix,
+    StreamSum, StreamWeights, Streams, Xielu,
 };
 
 impl Ops<Reference> for ReferenceQueue {
@@ -83,8 +83,9 @@ impl Ops<Reference> for ReferenceQueue {
         Ok(())
     }
 
-    fn linear(
+    fn linear_to(
         &mut self,
+        columns: Option<OutColumns>,
         parts: &[LinearPart<'_, Reference>],
         x: &Vec<f32>,
         output: Output,
@@ -95,11 +96,11 @@ impl Ops<Reference> for ReferenceQueue {
             (weight.decoded(), bias.map(ReferenceWeight::decoded))
         });
         let parts: Vec<_> = decoded.collect();
-        let out_width: usize = parts.iter().map(|(weight, _)| weight.rows).sum();
-        let mut first = 0;
+        let n_columns = parts.iter().map(|(weight, _)| weight.rows).sum();
+        let OutColumns { mut first, width } = OutColumns::of(columns, n_columns);
         for (weight, bias) in &parts {
             let x = &x[..n_tokens * weight.cols];
-            weight.multiply(bias.as_deref(), x, output, (out, out_width, first));
+            weight.multiply(bias.as_deref(), x, output, (out, width, first));
             first += weight.rows;
         }
         Ok(())

@@ -60,6 +60,30 @@ impl ReferenceWeight {
 }
 
 impl ReferenceWeight {
+    /// Some elements of a vector.
+    pub(super) fn elements(&self, range: Range<usize>) -> Self {
+        match self {
+            ReferenceWeight::Loaded(vector) => ReferenceWeight::Loaded(Decoded {
+                rows: 1,
+                cols: range.len(),
+                values: vector.values[range].to_vec(),
+                int8: None,
+                takes_rounded: false,
+            }),
+            ReferenceWeight::Placed {
+                pages,
+                weight,
+                activations,
+            } => ReferenceWeight::Placed {
+                pages: Arc::clone(pages),
+                weight: weight.elements(range, |part, bytes| {
+                    part.start + bytes.start..part.start + bytes.end
+                }),
+                activations: *activations,
+            },
+        }
+    }
+
     /// An element of a vector.
     pub(super) fn element(&self, i: usize) -> f64 {
         f64::from(self.decoded().values[i])

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use llm_backend::{
     Attention, Backend, Batch, Compression, CutOff, DeltaRule, Expert, ExpertBuffers, Groups,
-    HeadGates, HeadNorm, HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Queue,
-    RelativeBias, Result, Rotary, RouterVectors, Routing, Rows, Run, Selected, Selection,
-    ShortConv, StateBatch, StateSpace, StreamMix, StreamSum, StreamWeights, Streams, Xielu,
+    HeadGates, HeadNorm, HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, OutColumns,
+    Output, Queue, RelativeBias, Result, Rotary, RouterVectors, Routing, Rows, Run, Selected,
+    Selection, ShortConv, StateBatch, StateSpace, StreamMix, StreamSum, StreamWeights, Streams,
+    Xielu,
 };
 use llm_tensor::{Activation, ClampedGate};
 
@@ -159,8 +160,9 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         self.put(move |queue| queue.norm(&op.op(), &lock(&x), &mut lock(&out), n_tokens))
     }
 
-    fn linear(
+    fn linear_to(
         &mut self,
+        columns: Option<OutColumns>,
         parts: &[LinearPart<'_, Deferred<B>>],
         x: &Shared<B::Buffer>,
         output: Output,
@@ -171,7 +173,14 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         let (x, out) = (x.handle(), out.handle());
         self.put(move |queue| {
             let parts: Vec<_> = parts.iter().map(RecordedPart::part).collect();
-            queue.linear(&parts, &lock(&x), output, &mut lock(&out), n_tokens)
+            queue.linear_to(
+                columns,
+                &parts,
+                &lock(&x),
+                output,
+                &mut lock(&out),
+                n_tokens,
+            )
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use llm_backend::{LinearPart, Output};
+use llm_backend::{LinearPart, OutColumns, Output};
 
 use crate::Cpu;
 use crate::dense::DenseView;
@@ -14,8 +14,8 @@ pub(crate) struct Call<'a> {
     pub(crate) cpu: &'a Cpu,
     pub(crate) parts: &'a [LinearPart<'a, Cpu>],
     pub(crate) cols: usize,
-    /// Rows of all parts together, hence columns of the output.
-    pub(crate) width: usize,
+    /// Where the parts' results are in rows of the output.
+    pub(crate) columns: OutColumns,
     /// `[n_tokens, cols]`.
     pub(crate) x: &'a [f32],
     pub(crate) output: Output,
@@ -52,11 +52,11 @@ impl<'a> Call<'a> {
         let n_rows: usize = chosen.map(|part| part.weight.rows()).sum();
         let min_units = MIN_WORK.div_ceil(unit * row_work.max(1));
         let n_units = n_rows.div_ceil(unit);
-        let out = Matrix::new(out, self.width);
+        let out = Matrix::new(out, self.columns.width);
         let pool = &self.cpu.pool;
         pool.split(n_units, min_units, scratch, |units, scratch| {
             let (start, end) = (units.start * unit, (units.end * unit).min(n_rows));
-            let (mut first, mut column) = (0, 0);
+            let (mut first, mut column) = (0, self.columns.first);
             for part in self.parts {
                 let n = part.weight.rows();
                 if let Some(weight) = choose(part.weight) {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use bytemuck::{Pod, Zeroable};
-use llm_backend::{LinearPart, Output, Result};
+use llm_backend::{LinearPart, OutColumns, Output, Result};
 use llm_quant::{FourBit, Int8, Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
@@ -20,12 +20,12 @@ pub(super) fn linear(
     queue: &CudaQueue,
     parts: &[LinearPart<'_, Cuda>],
     x: &Buffer,
-    (output, out): (Output, &mut Buffer),
+    (output, columns, out): (Output, Option<OutColumns>, &mut Buffer),
     n: NumRows<'_>,
 ) -> Result<()> {
-    let width: usize = parts.iter().map(|part| part.weight.rows()).sum();
+    let n_columns = parts.iter().map(|part| part.weight.rows()).sum();
+    let OutColumns { mut first, width } = OutColumns::of(columns, n_columns);
     let out = out.first(n.0 * width);
-    let mut first = 0;
     let mut left = parts;
     while let Some(part) = left.first() {
         let cols = part.weight.cols();

@@ -202,7 +202,7 @@ pub(super) fn expert(
         queue,
         expert.gate_up,
         gathered,
-        (Output::Write, up),
+        (Output::Write, None, up),
         (n, bounds),
     )?;
     let inner = gates::gate(queue, &expert.gate, (up, gated), (expert.width, n, bounds))?;
@@ -210,7 +210,7 @@ pub(super) fn expert(
         queue,
         &[expert.down],
         inner,
-        (Output::Write, delta),
+        (Output::Write, None, delta),
         (n, bounds),
     )?;
     scatter_routed(queue, (routes, number), delta, expert.hidden, out)
