@@ -18,8 +18,8 @@ use std::time::Instant;
 use cuda_emulator::harness::{Machine, report};
 use llm_cuda::{Compute, Cuda, probe};
 use llm_plan::{
-    Budgets, Costs, Home, Offload, Request, RunOn, StoredTensor, Strategy, Term, Verdict,
-    WeightDType, plan,
+    Budgets, Costs, DEFAULT_SLICE, Home, Offload, Request, RunOn, StoredTensor, Strategy, Term,
+    Verdict, WeightDType, plan,
 };
 use llm_quant::{Code, LoadIn, QuantConfig, Scalar};
 use llm_runtime::{
@@ -468,6 +468,7 @@ fn planned(
         kv_dtype: None,
         limits: limits(model, N_TOKENS),
         load_piece: Bytes::mib(1),
+        slice: DEFAULT_SLICE,
         budgets: Budgets {
             ram: plenty,
             gpus: [(0, plenty)].into(),

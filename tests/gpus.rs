@@ -18,8 +18,8 @@ use llm_arch::{Side, Unit};
 use llm_cpu::Cpu;
 use llm_cuda::Cuda;
 use llm_plan::{
-    Budgets, Costs, DeviceMap, Home, Offload, Plan, Request, RunOn, StoredTensor, Term, Verdict,
-    WeightDType, plan,
+    Budgets, Costs, DEFAULT_SLICE, DeviceMap, Home, Offload, Plan, Request, RunOn, StoredTensor,
+    Term, Verdict, WeightDType, plan,
 };
 use llm_quant::{LoadIn, QuantConfig, Scalar};
 use llm_runtime::{
@@ -112,6 +112,7 @@ impl Case {
             kv_dtype: None,
             limits: self.limits(),
             load_piece: Bytes::mib(1),
+            slice: DEFAULT_SLICE,
             budgets: Budgets {
                 gpus: (0..3).map(|number| (number, plenty)).collect(),
                 ram: plenty,

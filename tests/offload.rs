@@ -26,8 +26,8 @@ use llm_arch::{HeadMatrix, Unit};
 use llm_checkpoint::{Checkpoint, Encoding, NewTensor, SafetensorsWriter};
 use llm_cpu::Cpu;
 use llm_plan::{
-    Budgets, Costs, Home, Offload, Plan, Request, StoredTensor, Strategy, Term, Verdict,
-    WeightDType, plan,
+    Budgets, Costs, DEFAULT_SLICE, Home, Offload, Plan, Request, StoredTensor, Strategy, Term,
+    Verdict, WeightDType, plan,
 };
 use llm_quant::{LoadIn, QuantConfig, Scalar};
 use llm_runtime::{
@@ -52,6 +52,17 @@ const RESTS: [Rest; 4] = [Rest::Ram, Rest::Half(0), Rest::Half(1), Rest::Disk];
 /// Encoding of weights.
 type Kept<'a> = (WeightDType, Option<&'a QuantConfig>);
 
+impl Rest {
+    /// Size of slices: for some so small that every matrix is cut, where its encoding lets that be.
+    fn slice(self) -> Bytes {
+        match self {
+            Rest::Ram | Rest::Half(0) => DEFAULT_SLICE,
+            Rest::Half(_) => Bytes::new(2048),
+            Rest::Disk => Bytes::new(10_000),
+        }
+    }
+}
+
 struct Case<'a> {
     model: &'a BoundModel,
     kept: Kept<'a>,
@@ -71,6 +82,7 @@ impl Case<'_> {
             kv_dtype: None,
             limits: self.limits,
             load_piece: Bytes::mib(1),
+            slice: rest.slice(),
             budgets: Budgets {
                 ram: Bytes::new(1 << 40),
                 disk: Some(Bytes::new(1 << 40)),

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::{
-    Budgets, Costs, Home, MemoryEstimate, Offload, Request, StoredTensor, Strategy, Term,
-    TermBytes, UnitUse, Verdict, WeightDType, plan,
+    Budgets, Costs, DEFAULT_SLICE, Home, MemoryEstimate, Offload, Request, StoredTensor, Strategy,
+    Term, TermBytes, UnitUse, Verdict, WeightDType, plan,
 };
 use llm_quant::{Code, LoadIn, QuantConfig, Scalar};
 use llm_runtime::{Allocated, BoundModel, CostsOf, Limits, LoadOptions, Session, load};
@@ -228,6 +228,7 @@ fn planned(
         kv_dtype: None,
         limits,
         load_piece: Bytes::mib(1),
+        slice: DEFAULT_SLICE,
         budgets: Budgets {
             ram: Bytes::new(1 << 40),
             ..Budgets::default()

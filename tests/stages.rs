@@ -104,6 +104,9 @@ impl GpuCosts for PerGpu<'_> {
     }
 }
 
+/// Size of slices: of a small model most matrices are cut.
+const SLICE: Bytes = Bytes::new(4096);
+
 /// A model and how it is loaded.
 struct Case<'a> {
     name: &'a str,
@@ -133,6 +136,7 @@ impl Case<'_> {
             kv_dtype: None,
             limits: self.limits(),
             load_piece: Bytes::mib(1),
+            slice: SLICE,
             budgets: Budgets {
                 gpus: [0, 1].map(|n| (n, Bytes::new(1 << 40))).into(),
                 ram: Bytes::new(1 << 40),

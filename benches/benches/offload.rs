@@ -146,6 +146,7 @@ impl Bench<'_> {
             kv_dtype: None,
             limits: limits(n_sequences),
             load_piece: Bytes::mib(2),
+            slice: llm_plan::DEFAULT_SLICE,
             budgets: Budgets {
                 ram: Bytes::new(ram),
                 disk: Some(Bytes::new(u64::MAX)),

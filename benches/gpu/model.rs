@@ -150,6 +150,7 @@ pub(crate) fn planned(
         kv_dtype: None,
         limits,
         load_piece: Bytes::new(cpu.n_threads() as u64 * (1 << 20)),
+        slice: llm_plan::DEFAULT_SLICE,
         budgets,
         strategy: Strategy::Auto,
         offload: Offload::Stream,

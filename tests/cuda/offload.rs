@@ -15,7 +15,12 @@ struct Case<'a> {
     model: &'a BoundModel,
     kept: (WeightDType, Option<&'a QuantConfig>),
     folder: &'a Path,
+    /// Size of slices of matrices.
+    slice: Bytes,
 }
+
+/// Slices so small that most matrices of a small model are cut.
+const SMALL_SLICE: Bytes = Bytes::new(4096);
 
 /// Home of a unit by its number in the order of computing, an expert's after its layer's.
 type Homes<'a> = &'a dyn Fn(usize) -> &'static str;
@@ -39,6 +44,7 @@ impl Case<'_> {
             kv_dtype: None,
             limits: limits(model, N_TOKENS),
             load_piece: Bytes::mib(1),
+            slice: self.slice,
             budgets: Budgets {
                 ram: plenty,
                 gpus: [(0, plenty)].into(),
@@ -58,6 +64,11 @@ impl Case<'_> {
         }
     }
 
+    fn in_slices_if(&self, is_cut: bool) -> Self {
+        let slice = if is_cut { SMALL_SLICE } else { self.slice };
+        Case { slice, ..*self }
+    }
+
     fn load(&self, cuda: &Arc<Cuda>, map: &DeviceMap) -> Session {
         let options = LoadOptions {
             dtype: self.kept.0,
@@ -74,26 +85,31 @@ impl Case<'_> {
         load_on(self.model, &devices, &options, &interrupt, &mut |_| ()).unwrap()
     }
 
-    /// The bits of what it computes with weights where they are planned, and with all of them resident.
+    /// Compares what it computes with weights where they are planned, and with all of them resident: the bits, or where matrices come
+    /// in slices, whose rows kernels are chosen by, the values.
     fn check(&self, cuda: &Arc<Cuda>, homes: Homes<'_>, what: &str) {
         let plan = self.plan(cuda, homes);
         let whole = DeviceMap::on_one(self.model.spec(), RunOn::Gpu(0));
         let [found, expected] = [&plan.map, &whole].map(|map| run(&mut self.load(cuda, map)));
-        assert!(found == expected, "{what}");
+        let error = relative_error(&found, &expected);
+        let most = if self.slice < DEFAULT_SLICE {
+            2e-4
+        } else {
+            0.0
+        };
+        assert!(error <= most, "{what} is off by {error:.1e}");
         assert!(cuda.usage().values().all(|left| left.get() == 0), "{what}");
     }
 }
 
 const PROMPT: [u32; 5] = [3, 1, 4, 1, 5];
 
-fn run(session: &mut Session) -> Vec<u32> {
-    let mut bits = Vec::new();
-    let mut keep = |logits: &[f32]| bits.extend(logits.iter().map(|x| x.to_bits()));
-    keep(session.prefill(0, &PROMPT).unwrap());
+fn run(session: &mut Session) -> Vec<f32> {
+    let mut all = session.prefill(0, &PROMPT).unwrap().to_vec();
     for id in [9, 2] {
-        keep(session.step(&[(0, id)]).unwrap());
+        all.extend_from_slice(session.step(&[(0, id)]).unwrap());
     }
-    bits
+    all
 }
 
 fn with_case(name: &str, kept: (WeightDType, Option<&QuantConfig>), check: impl FnOnce(&Case<'_>)) {
@@ -103,6 +119,7 @@ fn with_case(name: &str, kept: (WeightDType, Option<&QuantConfig>), check: impl 
         model: &model,
         kept,
         folder: folder.path(),
+        slice: DEFAULT_SLICE,
     });
 }
 
@@ -135,6 +152,7 @@ fn every_kind_of_unit_computes_the_same_wherever_it_rests() {
         Machine::new().seed(i as u64).counts(false).inside(|| {
             with_case(name, F32, |case| {
                 for turn in 0..3 {
+                    let case = case.in_slices_if(turn == 1);
                     case.check(&first(), &in_turn(turn), &format!("{name} {turn}"));
                 }
             });
@@ -159,6 +177,7 @@ fn every_scheme_computes_the_same_wherever_it_rests() {
         Machine::new().seed(7 + i as u64).counts(false).inside(|| {
             with_case("llama", (bf16, quant), |case| {
                 for turn in 1..3 {
+                    let case = case.in_slices_if(turn == 1);
                     case.check(&first(), &in_turn(turn), &format!("{quant:?} {turn}"));
                 }
             });
@@ -178,6 +197,7 @@ fn no_order_of_copies_and_kernels_computes_anything_else() {
                 with_case("llama", F32, |case| {
                     let homes = |at: usize| ["cpu", "disk", "cpu"][at % 3];
                     let homes = |at| if at + 1 == 6 { "gpu" } else { homes(at) };
+                    let case = case.in_slices_if(seed % 2 == 1);
                     case.check(&first(), &homes, &format!("seed {seed}"));
                 });
             });
@@ -203,6 +223,7 @@ fn memory_that_is_streamed_to_is_as_planned() {
         Machine::new().counts(false).inside(|| {
             with_case(name, kept, |case| {
                 // No table is in RAM beside what is brought.
+                let case = case.in_slices_if(name == "llama");
                 let plan = case.plan(&first(), &in_turn(0));
                 let cuda = first();
                 let mut session = case.load(&cuda, &plan.map);
@@ -325,6 +346,7 @@ fn copies_hide_behind_kernels() {
                 model: &model,
                 kept: F32,
                 folder: folder.path(),
+                slice: DEFAULT_SLICE,
             };
             let cuda = first();
             let n_units = N_LAYERS + 3;

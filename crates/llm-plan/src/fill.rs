@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::items::Items;
+use crate::items::{HeadAmong, Items};
 use crate::ledger::{Ledger, largest};
 use crate::placement::Division;
 use crate::{Budgets, Home, Placement, RunOn};
@@ -312,6 +312,18 @@ impl Filling<'_> {
     /// Fills RAM with what GPUs do not hold, and the disk with the rest. Where that does not fit: the filling that
     /// shows what is lacking.
     pub(crate) fn rest(&self, gpu_ends: GpuEnds, tails: Tails) -> Result<Cut, Cut> {
+        let first = self.rest_with(gpu_ends.clone(), tails, HeadAmong::First);
+        let has_some =
+            |cut: &Result<Cut, Cut>| cut.as_ref().is_ok_and(|cut| !cut.in_ram.is_empty());
+        if self.beside_gpus == BesideGpus::InOrder || has_some(&first) {
+            return first;
+        }
+        // RAM has no room for the head, but it may have for layers.
+        let last = self.rest_with(gpu_ends, tails, HeadAmong::Last);
+        if has_some(&last) { last } else { first }
+    }
+
+    fn rest_with(&self, gpu_ends: GpuEnds, tails: Tails, head: HeadAmong) -> Result<Cut, Cut> {
         let n_gpu = gpu_ends.last().map_or(0, |&(_, end)| end);
         let mut on_gpus = Ledger::new(self.items.needs());
         let mut start = 0;
@@ -330,7 +342,7 @@ impl Filling<'_> {
                 &reordered
             }
             (BesideGpus::Evenly, division) => {
-                reordered = self.items.evenly(n_gpu, division);
+                reordered = self.items.evenly((n_gpu, head), division);
                 &reordered
             }
         };

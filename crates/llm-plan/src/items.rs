@@ -23,6 +23,15 @@ pub(crate) enum PlacementOrder {
     MostReadFirst,
 }
 
+/// The head's place among what every token reads, in the order in which RAM takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeadAmong {
+    /// Before the layers: it is often the largest, and what room it leaves is smaller than a layer.
+    First,
+    /// After them, where there is no room for it.
+    Last,
+}
+
 /// Share of a unit that a token reads: the more, the faster the memory that it belongs into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum ReadBy {
@@ -127,18 +136,25 @@ impl Portions {
         portions
     }
 
-    /// The same with portions from `first` on in another order: by [`ReadBy`], the head before all layers, and these so that
-    /// any number of the first of them lie among the others at equal distances. Where they rest in faster memory than
-    /// the others, these are brought while those compute; and where the head does, which is often the largest, it takes
-    /// no staging place. Where they are divided between devices, part by part.
-    fn evenly(&self, first: usize, division: Option<Division>, weights: &Weights) -> Self {
+    /// The same with portions from `first` on in another order: by [`ReadBy`], the head before all layers or after them, and
+    /// these so that any number of the first of them lie among the others at equal distances. Where they rest in faster memory
+    /// than the others, these are brought while those compute. Where they are divided between devices, part by part.
+    fn evenly(
+        &self,
+        (first, head): (usize, HeadAmong),
+        division: Option<Division>,
+        weights: &Weights,
+    ) -> Self {
         let list = weights.units.list();
         let rank = |portion: usize| {
             let units = self.units(portion..portion + 1);
             let has_head = units.contains(&(list.len() - 1));
             let unit = list[units[0]];
             let distributed = match unit {
-                _ if has_head => 0,
+                _ if has_head => match head {
+                    HeadAmong::First => 0,
+                    HeadAmong::Last => u64::MAX,
+                },
                 Unit::Layer(_, i) | Unit::Expert { layer: i, .. } => 1 + evenly_distributed(i),
                 Unit::Embedding | Unit::PerLayerTable | Unit::FinalNorm(_) | Unit::Head => 0,
             };
@@ -234,8 +250,8 @@ impl<'a> Items<'a> {
     }
 
     /// The same with items from `first` on in the order in which RAM takes them before the disk does.
-    pub(crate) fn evenly(&self, first: usize, division: Option<Division>) -> Self {
-        let portions = self.portions.evenly(first, division, self.weights);
+    pub(crate) fn evenly(&self, from: (usize, HeadAmong), division: Option<Division>) -> Self {
+        let portions = self.portions.evenly(from, division, self.weights);
         Items::new(self.weights, self.needs, portions)
     }
 

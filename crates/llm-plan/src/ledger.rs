@@ -11,7 +11,7 @@ pub(crate) use self::runs::{Runs, largest};
 pub(crate) use self::tally::Tally;
 use self::tally::{Maxima, Totals};
 use crate::needs::Needs;
-use crate::staging::{STAGING_SLOTS, whole_pages};
+use crate::staging::{staging_slots, whole_pages};
 use crate::weights::Weights;
 use crate::{Home, MemoryUse, Placement, RunOn, Term, TermBytes};
 
@@ -132,14 +132,20 @@ impl<'a> Ledger<'a> {
         let of_device = |&run_on: &RunOn| {
             let comes = |at: Placement| at.run_on == run_on && !at.is_resident();
             let from_disk = |at: Placement| comes(at) && at.home == Home::Disk;
-            let largest = match memory {
-                Home::Ram => self.maxima(from_disk).staged,
-                Home::Gpu(_) if run_on.memory() == memory => self.maxima(comes).resting,
+            let (largest, are_cut) = match memory {
+                Home::Ram => {
+                    let maxima = self.maxima(from_disk);
+                    (maxima.staged, maxima.are_cut)
+                }
+                Home::Gpu(_) if run_on.memory() == memory => {
+                    let maxima = self.maxima(comes);
+                    (maxima.resting, maxima.are_cut)
+                }
                 Home::Gpu(_) | Home::Disk => return 0,
             };
             let tables = self.totals(comes).looked_up;
             let rows = tables.map(|row| whole_pages(self.needs.n_tokens * row));
-            STAGING_SLOTS * whole_pages(largest) + rows.iter().sum::<u64>()
+            staging_slots(are_cut) * whole_pages(largest) + rows.iter().sum::<u64>()
         };
         self.devices().iter().map(of_device).sum()
     }

@@ -64,7 +64,8 @@ pub use recommend::{COMFORTABLE, Choice, Reason, Recommendation, recommend};
 pub use speeds::{GpuSpeed, LinkSpeed, Speeds};
 pub use stages::StagePlan;
 pub use staging::{
-    PART_BORDER, SLOT_PADDING, STAGING_SLOTS, looked_up_row_bytes, resting_bytes, staged_bytes,
+    Brought, DEFAULT_SLICE, PART_BORDER, SLOT_PADDING, looked_up_row_bytes, resting_bytes,
+    slice_rows, staged_bytes, staging_slots,
 };
 pub use strategy::{Offload, Strategy};
 pub use term::{MemoryUse, Term, TermBytes};

@@ -2,11 +2,12 @@ use std::collections::HashMap;
 use std::fmt;
 
 use llm_arch::{ModelSpec, Skeleton, Unit};
+use llm_tensor::Bytes;
 use serde_json::{Map, Value};
 
 use crate::hf_map::{HEADS, module_of};
 use crate::units::Units;
-use crate::{Home, Placement, RunOn};
+use crate::{DEFAULT_SLICE, Home, Placement, RunOn};
 
 /// Home and device of each unit: each unit of the model once, every budget kept.
 ///
@@ -30,6 +31,8 @@ pub struct DeviceMap {
     /// Index of each unit in that order.
     sorted: Vec<(Unit, usize)>,
     is_tied: bool,
+    /// Size of the slices in which units are brought that are larger.
+    slice: Bytes,
 }
 
 impl DeviceMap {
@@ -47,7 +50,18 @@ impl DeviceMap {
             placements,
             sorted,
             is_tied,
+            slice: DEFAULT_SLICE,
         }
+    }
+
+    /// The same with units brought in slices of another size than [`DEFAULT_SLICE`].
+    pub(crate) fn in_slices(self, slice: Bytes) -> Self {
+        DeviceMap { slice, ..self }
+    }
+
+    /// Size of the slices of matrices in which units are brought that are larger and rest elsewhere than they compute.
+    pub fn slice(&self) -> Bytes {
+        self.slice
     }
 
     /// The map of a model that rests in the memory of one device and computes there.

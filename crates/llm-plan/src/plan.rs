@@ -33,6 +33,9 @@ pub struct Request<'a> {
     /// Size of the loader's pieces of a tensor, counted in its stored and in its final form; larger than any tensor
     /// where it takes them whole.
     pub load_piece: Bytes,
+    /// Size of the slices of matrices in which a unit is brought that is larger, as [`DEFAULT_SLICE`](crate::DEFAULT_SLICE);
+    /// [`DeviceMap`] hands it on.
+    pub slice: Bytes,
     /// Bytes of each memory to use.
     pub budgets: Budgets,
     /// Way to place units.
@@ -47,7 +50,7 @@ pub struct Request<'a> {
 ///
 /// ```
 /// use llm_plan::{
-///     Encodings, Limits, MaxMemory, Offload, Request, StoredTensor, Strategy, WeightDType, plan,
+///     DEFAULT_SLICE, Encodings, Limits, MaxMemory, Offload, Request, StoredTensor, Strategy, WeightDType, plan,
 /// };
 /// use llm_quant::Scheme;
 /// use llm_tensor::{Bytes, DType};
@@ -75,6 +78,7 @@ pub struct Request<'a> {
 ///     kv_dtype: None,
 ///     limits: Limits { n_sequences: 1, context: 128, n_tokens: 32, n_logits: 1 },
 ///     load_piece: Bytes::mib(1),
+///     slice: DEFAULT_SLICE,
 ///     budgets: "0=1GB,cpu=1GB".parse::<MaxMemory>()?.over(&Default::default()),
 ///     strategy: Strategy::Auto,
 ///     offload: Offload::Stream,
@@ -105,7 +109,8 @@ impl Request<'_> {
             stored.len(),
             "how each slot is stored"
         );
-        Weights::of(skeleton, &self.encodings, stored, self.load_piece)
+        let sizes = (self.load_piece, self.slice);
+        Weights::of(skeleton, &self.encodings, stored, sizes)
     }
 
     /// Device that as much as fits computes on.
@@ -232,7 +237,8 @@ fn one_way(request: &Request<'_>, weights: &Weights, way: Way) -> Result<Verdict
             let estimate = estimate(&placements);
             let shortfalls = lacking(&estimate);
             if shortfalls.is_empty() {
-                let map = DeviceMap::new(&weights.units, weights.is_tied, &placements);
+                let map = DeviceMap::new(&weights.units, weights.is_tied, &placements)
+                    .in_slices(request.slice);
                 map.stages()?;
                 return Ok(Verdict::Fits(Box::new(Plan {
                     map,

@@ -20,8 +20,8 @@ pub enum Term {
     /// Scratch memory of a device's operations.
     Workspace,
     /// Memory of weights that are not resident, while they are computed with and while the next ones come: two staging places of
-    /// a GPU for the largest unit, two buffers in RAM for the largest that is on disk, and a pass's rows of tables that are
-    /// looked up in.
+    /// a GPU for the largest unit, two buffers in RAM for the largest that is on disk, or four for slices of it; and a pass's rows
+    /// of tables that are looked up in.
     Staging,
     /// Memory of a tensor on its way, while the model is loaded.
     LoadTransient,

@@ -189,6 +189,7 @@ fn request<'a>(skeleton: &'a Skeleton, stored: &'a [StoredTensor]) -> Request<'a
         kv_dtype: None,
         limits: ONE_SEQUENCE,
         load_piece: Bytes::mib(64),
+        slice: DEFAULT_SLICE,
         budgets: budgets(&[], 1 << 50, None),
         strategy: Strategy::Auto,
         offload: Offload::Stream,

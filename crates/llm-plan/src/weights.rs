@@ -4,7 +4,9 @@ use llm_arch::{MlpSpec, Role, Skeleton, Slot, Unit};
 use llm_quant::Scheme;
 use llm_tensor::Bytes;
 
-use crate::staging::{looked_up_row_bytes, resting_bytes, staged_bytes, whole_pages};
+use crate::staging::{
+    Brought, looked_up_row_bytes, resting_bytes, slice_rows, staged_bytes, whole_pages,
+};
 use crate::units::Units;
 use crate::{Encodings, RunOn, StoredTensor, becomes_table};
 
@@ -21,9 +23,11 @@ pub(crate) struct Footprint {
     /// Multiplications of that part with one row.
     pub(crate) products: u64,
     /// Its size in a buffer for what comes from disk.
-    pub(crate) staged: u64,
+    pub(crate) staged: Brought,
     /// The same in a staging place of a GPU, and in RAM for a GPU, but for whole pages.
-    pub(crate) resting: u64,
+    pub(crate) resting: Brought,
+    /// True if that part is too large to be brought at once.
+    pub(crate) is_cut: bool,
     /// A row of the table of tokens, of that of positions, and of that of inputs of layers, where they are looked up in.
     pub(crate) looked_up: [u64; 3],
     /// Part that the checkpoint does not hold in its final form: on disk it is written anew.
@@ -42,7 +46,7 @@ impl Footprint {
 
     /// Bytes between its weights in RAM where it computes on a GPU.
     pub(crate) fn padding(&self) -> u64 {
-        whole_pages(self.resting) - self.per_pass
+        whole_pages(self.resting.all) - self.per_pass
     }
 
     /// Part that is final in the checkpoint.
@@ -67,8 +71,11 @@ impl Footprint {
         if !is_looked_up(slot.role, loading.is_tied) {
             self.per_pass += total;
             self.products += slot.n_elements();
-            self.staged += staged_bytes(slot, scheme).get();
-            self.resting += resting_bytes(slot, scheme).get();
+            let slice = slice_rows(slot, scheme, loading.slice).map(|n| (n, cols));
+            let staged = |matrix| staged_bytes(matrix, scheme);
+            let resting = |matrix| resting_bytes(matrix, scheme);
+            self.staged.add(staged((rows, cols)), slice.map(staged));
+            self.resting.add(resting((rows, cols)), slice.map(resting));
         }
         let table = match slot.role {
             Role::PositionTable => 1,
@@ -102,8 +109,8 @@ impl Footprint {
         self.statistics += other.statistics;
         self.per_pass += other.per_pass;
         self.products += other.products;
-        self.staged += other.staged;
-        self.resting += other.resting;
+        self.staged.join(&other.staged);
+        self.resting.join(&other.resting);
         for (row, other) in self.looked_up.iter_mut().zip(other.looked_up) {
             *row += other;
         }
@@ -118,6 +125,7 @@ impl Footprint {
 struct Loading {
     is_tied: bool,
     load_piece: u64,
+    slice: Bytes,
 }
 
 /// A tensor, how the checkpoint holds it, and how it is kept.
@@ -183,7 +191,7 @@ impl Footprints {
             for tensor in &tensors {
                 footprint.add(tensor, loading);
             }
-            footprints.join(units.idx(unit), &footprint);
+            footprints.join(units.idx(unit), &footprint, loading.slice);
             if is_expert {
                 kind_of_expert = footprints.kind(units.idx(unit));
                 std::mem::swap(&mut expert, &mut tensors);
@@ -193,9 +201,10 @@ impl Footprints {
     }
 
     /// Adds tensors to those of a unit.
-    fn join(&mut self, idx: usize, tensors: &Footprint) {
+    fn join(&mut self, idx: usize, tensors: &Footprint, slice: Bytes) {
         let mut footprint = *self.of_unit(idx);
         footprint.join(tensors);
+        footprint.is_cut = footprint.per_pass > slice.get();
         self.kinds.push(footprint);
         self.kind_of[idx] = self.kinds.len() as u32 - 1;
     }
@@ -236,13 +245,14 @@ impl Weights {
         skeleton: &Skeleton,
         encodings: &Encodings<'_>,
         stored: &[StoredTensor],
-        load_piece: Bytes,
+        (load_piece, slice): (Bytes, Bytes),
     ) -> Self {
         let (spec, units) = (&skeleton.spec, Units::of(&skeleton.spec));
         let is_tied = spec.is_tied();
         let loading = Loading {
             is_tied,
             load_piece: load_piece.get(),
+            slice,
         };
         let sum = |run_on| {
             let scheme = |slot: &Slot, stored| encodings.scheme(slot, stored, run_on);

@@ -12,13 +12,14 @@ use llm_backend::{Backend, GateFunction, HeadGates, Ops, Output};
 use crate::activations::Activations;
 use crate::projection::{apply, norm_op, scale};
 use crate::state::LayerState;
+use crate::stream::Tensor;
 use crate::sublayer::{Call, Input};
 use crate::{Result, mixer, mlp, streams};
 
 /// Runs a block over the rows of `a.rows.x`, or of streams, as [`llm_arch::Residual`] draws it, but for experts, which follow: then
 /// it ends with the choice of them, and [`end`] is what is left of it.
 pub(crate) fn forward<B: Backend>(
-    block: &BlockOf<B::Weight>,
+    block: &BlockOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
     state: &mut LayerState<B>,
@@ -87,7 +88,7 @@ pub(crate) fn forward<B: Backend>(
 
 /// Leaves nothing of what a sublayer read where it adds what it makes, if streams take that alone.
 fn alone<B: Backend>(
-    joined: &Option<StreamsOf<B::Weight>>,
+    joined: &Option<StreamsOf<Tensor<B>>>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
@@ -115,7 +116,7 @@ pub(crate) fn follows_experts<T>(block: &BlockOf<T>) -> bool {
 /// Ends a block, once its experts have computed: makes what they added up in rows of their own part of the residual, takes in
 /// what the layer takes beside it, and multiplies it, where a layer does.
 pub(crate) fn end<B: Backend>(
-    block: &BlockOf<B::Weight>,
+    block: &BlockOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
@@ -149,7 +150,7 @@ pub(crate) fn end<B: Backend>(
 
 /// A layer's part of `a.rows.inputs`, gated by `a.rows.x` and projected, in `a.rows.delta`.
 fn per_layer<B: Backend>(
-    of: &PerLayerOf<B::Weight>,
+    of: &PerLayerOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
@@ -179,7 +180,7 @@ fn per_layer<B: Backend>(
 
 /// Normalises what a sublayer reads; `last` is what the one before it read.
 fn enter<B: Backend>(
-    before: &Before<B::Weight>,
+    before: &Before<Tensor<B>>,
     last: Input,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
@@ -213,7 +214,7 @@ fn output<N>(after: &After<N>) -> Output {
 
 /// Normalises what a sublayer made.
 fn leave<B: Backend>(
-    after: &After<B::Weight>,
+    after: &After<Tensor<B>>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
@@ -230,7 +231,7 @@ fn leave<B: Backend>(
 
 /// Adds a normalised copy of `a.rows.delta` to the residual.
 fn add_normed<B: Backend>(
-    norm: &NormOf<B::Weight>,
+    norm: &NormOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
@@ -243,7 +244,7 @@ fn add_normed<B: Backend>(
 
 /// A normalised copy of `a.rows.delta` into `a.rows.normed`.
 fn norm_delta<B: Backend>(
-    norm: &NormOf<B::Weight>,
+    norm: &NormOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
@@ -255,7 +256,7 @@ fn norm_delta<B: Backend>(
 
 /// A normalised copy of the residual into `a.rows.normed`.
 fn norm_residual<B: Backend>(
-    norm: &NormOf<B::Weight>,
+    norm: &NormOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {

@@ -203,7 +203,8 @@ fn feed(
         )?,
     };
     let at = (run_on, |unit| placement(map, unit));
-    stream::open(model, encodings, at, prepared, options.limits.n_tokens).map(Some)
+    let sizes = (options.limits.n_tokens, map.slice());
+    stream::open(model, encodings, at, prepared, sizes).map(Some)
 }
 
 struct Source<'a> {

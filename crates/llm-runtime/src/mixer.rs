@@ -17,11 +17,12 @@ use crate::Result;
 use crate::activations::Activations;
 use crate::projection::{apply_back, scale};
 use crate::state::MixerState;
+use crate::stream::Tensor;
 use crate::sublayer::{Call, Input};
 
 /// Computes a block's mixer.
 pub(crate) fn forward<B: Backend>(
-    mixer: &MixerOf<B::Weight>,
+    mixer: &MixerOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     io: (Input, Output),
     a: &mut Activations<B>,
@@ -70,7 +71,7 @@ fn own<T>(state: &mut Option<T>) -> &mut T {
 /// Projects what mixers left in `a.rows.attended` back by a matrix and a factor, to the residual or beside it.
 fn project_back<B: Backend>(
     queue: &mut B::Queue,
-    by: (&LinearOf<B::Weight>, f32),
+    by: (&LinearOf<Tensor<B>>, f32),
     output: Output,
     a: &mut Activations<B>,
     n_tokens: usize,

@@ -17,7 +17,7 @@ use crate::device::Elsewhere;
 use crate::link::OnDevice;
 use crate::projection::{apply, apply_back, norm_op, part, parts, scale};
 use crate::source::WeightSource;
-use crate::stream::{Key, Stream, Weights};
+use crate::stream::{Key, Stream, Tensor, Weights};
 use crate::sublayer::{Call, Input};
 
 /// The experts of a layer: weights of their own, each on the device that computes with it.
@@ -94,7 +94,7 @@ impl<B: Backend> Experts<B> {
     pub(crate) fn forward(
         &self,
         queue: &mut B::Queue,
-        (backend, stream): (&B, Option<&Stream<B>>),
+        stream: Option<&Stream<B>>,
         a: &mut Activations<B>,
         elsewhere: &mut dyn Elsewhere,
     ) -> Result<()> {
@@ -118,7 +118,6 @@ impl<B: Backend> Experts<B> {
         if self.weights.iter().any(is_apart) {
             elsewhere.expect_experts(self.layer, &is_chosen);
         }
-        let row_width = self.spec.row_width(a.hidden);
         for (i, weights) in self.weights.iter().enumerate() {
             let n = a.n_rows[i];
             if n == 0 {
@@ -126,28 +125,18 @@ impl<B: Backend> Experts<B> {
             }
             match weights {
                 ExpertWeights::Here(weights) => {
-                    let weights = weights.get(queue, (backend, stream))?;
-                    self.expert(i, &weights, queue, a)?;
+                    let weights = weights.get(queue, stream)?;
+                    self.expert((i, n), &weights, queue, a)?;
                     weights.end(queue)?;
                 }
                 &ExpertWeights::On(run_on) => {
-                    let (routes, width) = (a.routes.as_ref().expect(ROUTED), row_width);
-                    let x = match self.spec.have_own_rows() {
-                        true => &a.rows.entered,
-                        false => &a.rows.normed,
-                    };
-                    queue.gather_routed(routes, i, x, width, &mut a.rows.gathered)?;
+                    self.gather(i, queue, a)?;
                     let mut port = OnDevice {
                         queue: &mut *queue,
                         activations: &mut *a,
                     };
                     elsewhere.expert((run_on, self.unit(i)), &mut port, n)?;
-                    let routes = a.routes.as_ref().expect(ROUTED);
-                    let out = match self.spec.have_own_rows() {
-                        true => &mut a.rows.left,
-                        false => &mut a.rows.x,
-                    };
-                    queue.scatter_routed(routes, i, &a.rows.delta, width, out)?;
+                    self.scatter(i, queue, a)?;
                 }
             }
         }
@@ -155,7 +144,7 @@ impl<B: Backend> Experts<B> {
     }
 
     /// All experts' weights, if each is here for good.
-    fn resident(&self) -> Option<Vec<&ExpertOf<B::Weight>>> {
+    fn resident(&self) -> Option<Vec<&ExpertOf<Tensor<B>>>> {
         let here = self.weights.iter().map(|weights| match weights {
             ExpertWeights::Here(weights) => weights.resident(),
             ExpertWeights::On(_) => None,
@@ -166,7 +155,7 @@ impl<B: Backend> Experts<B> {
     /// Sends all experts their rows, and adds their results.
     fn all(
         &self,
-        weights: &[&ExpertOf<B::Weight>],
+        weights: &[&ExpertOf<Tensor<B>>],
         queue: &mut B::Queue,
         a: &mut Activations<B>,
     ) -> Result<()> {
@@ -189,14 +178,25 @@ impl<B: Backend> Experts<B> {
         Ok(queue.experts(&experts, x, routes, scratch, out)?)
     }
 
-    /// Sends an expert its rows, and adds its results.
+    /// Sends an expert its rows, at most `n`, and adds its results.
     fn expert(
         &self,
-        expert: usize,
-        weights: &ExpertOf<B::Weight>,
+        (expert, n): (usize, usize),
+        weights: &ExpertOf<Tensor<B>>,
         queue: &mut B::Queue,
         a: &mut Activations<B>,
     ) -> Result<()> {
+        let ExpertOf { up, down } = weights;
+        if up
+            .parts()
+            .iter()
+            .chain([down])
+            .any(|linear| !linear.weight.is_here())
+        {
+            self.gather(expert, queue, a)?;
+            self::expert(weights, queue, &self.spec, n, a)?;
+            return self.scatter(expert, queue, a);
+        }
         let up = parts(weights.up.parts());
         let op = self.op(expert, weights, &up, a.hidden);
         let routes = a.routes.as_ref().expect(ROUTED);
@@ -213,11 +213,37 @@ impl<B: Backend> Experts<B> {
         Ok(queue.expert(&op, x, routes, scratch, out)?)
     }
 
+    /// Gathers the rows of an expert in `a.rows.gathered`.
+    fn gather(&self, expert: usize, queue: &mut B::Queue, a: &mut Activations<B>) -> Result<()> {
+        let (routes, width) = (
+            a.routes.as_ref().expect(ROUTED),
+            self.spec.row_width(a.hidden),
+        );
+        let x = match self.spec.have_own_rows() {
+            true => &a.rows.entered,
+            false => &a.rows.normed,
+        };
+        Ok(queue.gather_routed(routes, expert, x, width, &mut a.rows.gathered)?)
+    }
+
+    /// Adds what an expert made in `a.rows.delta` to the rows that it is of.
+    fn scatter(&self, expert: usize, queue: &mut B::Queue, a: &mut Activations<B>) -> Result<()> {
+        let (routes, width) = (
+            a.routes.as_ref().expect(ROUTED),
+            self.spec.row_width(a.hidden),
+        );
+        let out = match self.spec.have_own_rows() {
+            true => &mut a.rows.left,
+            false => &mut a.rows.x,
+        };
+        Ok(queue.scatter_routed(routes, expert, &a.rows.delta, width, out)?)
+    }
+
     /// An expert as a device is told of it; `up` are its parts.
     fn op<'a>(
         &self,
         expert: usize,
-        weights: &'a ExpertOf<B::Weight>,
+        weights: &'a ExpertOf<Tensor<B>>,
         up: &'a [LinearPart<'a, B>],
         hidden: usize,
     ) -> Expert<'a, B> {
@@ -234,7 +260,7 @@ impl<B: Backend> Experts<B> {
 
 /// Takes the first `n` rows of `a.rows.gathered` through an expert to `a.rows.delta`.
 pub(crate) fn expert<B: Backend>(
-    weights: &ExpertOf<B::Weight>,
+    weights: &ExpertOf<Tensor<B>>,
     queue: &mut B::Queue,
     spec: &ExpertsSpec,
     n: usize,
@@ -250,7 +276,7 @@ pub(crate) fn expert<B: Backend>(
 
 /// Computes a block's feed-forward. Of experts it says which compute next.
 pub(crate) fn forward<B: Backend>(
-    mlp: &MlpOf<B::Weight>,
+    mlp: &MlpOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     (input, output): (Input, Output),
     a: &mut Activations<B>,
@@ -281,7 +307,7 @@ fn dense<B: Backend>(
         up,
         down,
         xielu,
-    }: &DenseOf<B::Weight>,
+    }: &DenseOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     (input, output): (Input, Output),
     a: &mut Activations<B>,
@@ -329,10 +355,10 @@ fn dense<B: Backend>(
             assert_eq!(gating, Gating::None, "xIELU activates what no gate is for");
             let numbers = xielu.as_ref().expect("xIELU has numbers");
             let op = Xielu {
-                alpha_p: &numbers.alpha_p,
-                alpha_n: &numbers.alpha_n,
-                beta: &numbers.beta,
-                eps: &numbers.eps,
+                alpha_p: &*numbers.alpha_p,
+                alpha_n: &*numbers.alpha_n,
+                beta: &*numbers.beta,
+                eps: &*numbers.eps,
             };
             queue.activate_xielu(&op, x, width, n_tokens)?;
             &a.rows.up
@@ -345,7 +371,7 @@ fn dense<B: Backend>(
 
 /// Makes what experts added up in rows of their own part of the residual, or has it in `a.rows.delta` where a norm follows.
 pub(crate) fn join<B: Backend>(
-    experts: &ExpertsOf<B::Weight>,
+    experts: &ExpertsOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
@@ -370,8 +396,8 @@ pub(crate) fn join<B: Backend>(
 /// Computes what all tokens go to, into `a.rows.normed`, and chooses the experts that are kept apart from it: router and experts
 /// read norms of their own.
 fn apart<B: Backend>(
-    experts: &ExpertsOf<B::Weight>,
-    (shared, apart): (&SharedOf<B::Weight>, &ApartOf<B::Weight>),
+    experts: &ExpertsOf<Tensor<B>>,
+    (shared, apart): (&SharedOf<Tensor<B>>, &ApartOf<Tensor<B>>),
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
@@ -395,7 +421,7 @@ fn apart<B: Backend>(
     let routes = a.routes.as_mut().expect(ROUTED);
     let vectors = RouterVectors {
         correction: None,
-        scales: Some(&apart.scales),
+        scales: Some(&*apart.scales),
         chosen: None,
     };
     queue.route(&spec.routing, vectors, &rows.scores, routes, n_tokens)?;
@@ -412,7 +438,7 @@ fn apart<B: Backend>(
 
 /// Chooses experts by the scores of a router, and begins what they read and add to.
 fn route<B: Backend>(
-    experts: &ExpertsOf<B::Weight>,
+    experts: &ExpertsOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
@@ -433,7 +459,7 @@ fn route<B: Backend>(
     }
     let routes = a.routes.as_mut().expect(ROUTED);
     let vectors = RouterVectors {
-        correction: correction.as_ref(),
+        correction: correction.as_deref(),
         scales: None,
         chosen: by_token.as_ref().map(|_| &a.rows.gathered),
     };
@@ -452,7 +478,7 @@ fn route<B: Backend>(
 
 /// Multiplies what experts read by their weights, where these are of that.
 fn weigh_inputs<B: Backend>(
-    experts: &ExpertsOf<B::Weight>,
+    experts: &ExpertsOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
@@ -473,7 +499,7 @@ fn weigh_inputs<B: Backend>(
 
 /// Adds the result of an expert that all tokens go to.
 fn shared<B: Backend>(
-    SharedOf { mlp, score }: &SharedOf<B::Weight>,
+    SharedOf { mlp, score }: &SharedOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {

@@ -333,13 +333,13 @@ impl<B: Backend> Stages for BackendStages<B> {
                 lends: self.lending.lends(i),
                 sequences: &self.sequences,
             };
-            let block = layer.block.get(call.queue, (backend, stream))?;
+            let block = layer.block.get(call.queue, stream)?;
             let state = self.states.get_mut(&spec.decoder.state_of(i));
             let state = state.expect("a state for every layer");
             block::forward(&block, &mut call, a, state)?;
             match &layer.experts {
                 Some(experts) if block::follows_experts(&block) => {
-                    experts.forward(call.queue, (backend, stream), a, elsewhere)?;
+                    experts.forward(call.queue, stream, a, elsewhere)?;
                     block::end(&block, &mut call, a)?;
                     block.end(queue)?;
                 }
@@ -347,7 +347,7 @@ impl<B: Backend> Stages for BackendStages<B> {
                     // Experts may be brought to its place.
                     block.end(queue)?;
                     if let Some(experts) = experts {
-                        experts.forward(queue, (backend, stream), a, elsewhere)?;
+                        experts.forward(queue, stream, a, elsewhere)?;
                     }
                 }
             }
@@ -357,7 +357,7 @@ impl<B: Backend> Stages for BackendStages<B> {
             }
         }
         if let Some(end) = self.streams_end.as_ref().filter(|_| ends && pass.logits) {
-            let end = end.get(queue, (backend, stream))?;
+            let end = end.get(queue, stream)?;
             streams::collapse(queue, &end.collapse, a, n_tokens)?;
             let op = norm_op(&end.norm);
             queue.norm(&op, &a.rows.x, &mut a.rows.normed, n_tokens)?;
@@ -365,7 +365,7 @@ impl<B: Backend> Stages for BackendStages<B> {
             std::mem::swap(&mut a.rows.x, &mut a.rows.normed);
         }
         if let Some(norm) = self.final_norm.as_ref().filter(|_| ends && pass.logits) {
-            let norm = norm.get(queue, (backend, stream))?;
+            let norm = norm.get(queue, stream)?;
             queue.norm(&norm_op(&norm), &a.rows.x, &mut a.rows.normed, n_tokens)?;
             norm.end(queue)?;
             std::mem::swap(&mut a.rows.x, &mut a.rows.normed);
@@ -382,7 +382,7 @@ impl<B: Backend> Stages for BackendStages<B> {
         let stream = self.stream.as_ref();
         if let Some(stream) = stream {
             // Every layer of the decoder takes from the result what it will attend to.
-            let next = self.order.next_pass().chain(self.order.next_pass());
+            let next = self.order.attend_to().chain(self.order.next_pass());
             stream.expect(self.order.encoder(stage).chain(next));
         }
         let segment = self.segments[stage].clone();
@@ -398,7 +398,7 @@ impl<B: Backend> Stages for BackendStages<B> {
         }
         let units = segment.encoder;
         match &mut self.encoder {
-            Some(encoder) => encoder.forward(queue, (backend, stream), units, ids.len(), watch, a),
+            Some(encoder) => encoder.forward(queue, stream, units, ids.len(), watch, a),
             None => Ok(()),
         }
     }
@@ -409,7 +409,7 @@ impl<B: Backend> Stages for BackendStages<B> {
         n_positions: usize,
         interrupt: Interrupts<'_>,
     ) -> Result<()> {
-        let (backend, stream) = (&*self.backend, self.stream.as_ref());
+        let stream = self.stream.as_ref();
         let (queue, a) = (&mut self.queue, &mut self.activations);
         let Some(encoded) = &mut self.sequences.encoded else {
             return Ok(());
@@ -419,7 +419,7 @@ impl<B: Backend> Stages for BackendStages<B> {
             if interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
-            let block = layer.block.get(queue, (backend, stream))?;
+            let block = layer.block.get(queue, stream)?;
             let state = self.states.get_mut(i).and_then(|of| of.cross.as_mut());
             if let (Some(cross), Some(kv)) = (&block.cross, state) {
                 mixer::encode(&cross.compute, queue, (encoded, n_positions), a, kv)?;
@@ -450,7 +450,6 @@ impl<B: Backend> Stages for BackendStages<B> {
     }
 
     fn expert(&mut self, unit: Unit, n_rows: usize) -> Result<()> {
-        let backend = &*self.backend;
         let Unit::Expert { layer, .. } = unit else {
             unreachable!("{unit} is no expert")
         };
@@ -459,7 +458,7 @@ impl<B: Backend> Stages for BackendStages<B> {
         };
         let weights = self.guests.get(&unit).expect("an expert of this device");
         let queue = &mut self.queue;
-        let weights = weights.get(queue, (backend, self.stream.as_ref()))?;
+        let weights = weights.get(queue, self.stream.as_ref())?;
         mlp::expert(&*weights, queue, spec, n_rows, &mut self.activations)?;
         weights.end(queue)
     }
@@ -486,9 +485,9 @@ impl<B: Backend> Stages for BackendStages<B> {
             .head
             .as_mut()
             .expect("logits are asked of the head's device");
-        let weights = (&*self.backend, self.stream.as_ref());
+        let stream = self.stream.as_ref();
         let (queue, x) = (&mut self.queue, &self.activations.rows.x);
-        head.forward(queue, weights, &self.options.spec, x, (rows, out))
+        head.forward(queue, stream, &self.options.spec, x, (rows, out))
     }
 
     fn ids(&mut self, rows: &[usize], ids: &mut [Option<u32>]) -> Result<()> {
@@ -496,9 +495,9 @@ impl<B: Backend> Stages for BackendStages<B> {
             .head
             .as_mut()
             .expect("ids are asked of the head's device");
-        let weights = (&*self.backend, self.stream.as_ref());
+        let stream = self.stream.as_ref();
         let (queue, x) = (&mut self.queue, &self.activations.rows.x);
-        head.choose(queue, weights, &self.options.spec, x, (rows, ids))
+        head.choose(queue, stream, &self.options.spec, x, (rows, ids))
     }
 
     fn finish(&mut self) -> Result<()> {

@@ -14,6 +14,7 @@
 //! by a queue of its own; and what is computed with it waits until it is brought. The reader sends a buffer on as soon as it is
 //! read and a place is free, whatever the host does meanwhile.
 
+mod lease;
 mod parcel;
 mod reader;
 mod resting;
@@ -21,14 +22,16 @@ mod rows;
 mod shared;
 mod slots;
 mod source;
+mod tensor;
 mod weights;
 
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::sync::{Arc, MutexGuard};
 
-use llm_arch::{Role, Unit};
+use llm_arch::{Role, TryMap, Unit};
 use llm_backend::Backend;
-use llm_plan::{Home, RunOn, STAGING_SLOTS, Term};
+use llm_plan::{Home, RunOn, Term};
 use llm_tensor::Bytes;
 
 use self::parcel::Parcel;
@@ -36,9 +39,11 @@ use self::reader::Reader;
 use self::resting::{Layout, RestingUnit};
 pub(crate) use self::rows::RowReader;
 use self::rows::TableSource;
-use self::shared::{Hastened, Shared, State};
+pub(crate) use self::shared::Shared;
+use self::shared::State;
 use self::slots::Slots;
 pub(crate) use self::source::open;
+pub(crate) use self::tensor::{Tensor, product};
 pub(crate) use self::weights::Weights;
 use crate::Result;
 use crate::allocated::Allocated;
@@ -52,13 +57,15 @@ pub(crate) enum Key {
     Unit(Unit),
     /// The table of tokens that is the head's matrix too.
     TiedTable,
+    /// Some rows of a matrix of a unit that is too large to be brought at once: the how many-th slice.
+    Slice(Unit, Role, u32),
 }
 
 impl Key {
     /// Whose weights they are.
     pub(crate) fn unit(self) -> Unit {
         match self {
-            Key::Unit(unit) => unit,
+            Key::Unit(unit) | Key::Slice(unit, ..) => unit,
             Key::TiedTable => Unit::Embedding,
         }
     }
@@ -67,8 +74,10 @@ impl Key {
 /// Next part of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// This.
+    /// This, for a pass.
     Key(Key),
+    /// This, for what its layer attends to of an encoder's result.
+    FromEncoded(Key),
     /// Experts that only a router can name.
     Unknown,
 }
@@ -81,15 +90,33 @@ pub struct Feed {
     parcels: HashMap<Key, Parcel>,
     /// In RAM.
     resting: Vec<Layout>,
+    /// Matrices that are brought in slices.
+    cut: HashMap<(Unit, Role), Cut>,
     /// Tables that are looked up in, and stay where they are.
     tables: HashMap<Role, TableSource>,
-    /// Length of a staging place, and of a buffer of what is on disk.
-    place_len: usize,
-    buffer_len: usize,
+    /// Staging places, and buffers of what is on disk.
+    places: Staging,
+    buffers: Staging,
     /// Rows that a pass looks up at most.
     n_tokens: usize,
     /// Keeps the offload folder from being cleared.
     prepared: Prepared,
+}
+
+/// How a matrix is cut.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cut {
+    /// Rows of all of it.
+    n_rows: usize,
+    /// Rows of each slice, but for the last.
+    slice_rows: usize,
+}
+
+/// Equal pieces of staging memory.
+#[derive(Debug, Clone, Copy)]
+struct Staging {
+    n: usize,
+    len: usize,
 }
 
 /// The offloaded weights that a stage computes with, and the memory to which they are brought.
@@ -103,12 +130,6 @@ pub(crate) struct Stream<B: Backend> {
     _prepared: Prepared,
 }
 
-/// A filled place or buffer, until [`Lease::end`]: then another parcel may take it.
-pub(crate) struct Lease<'s, B: Backend> {
-    stream: &'s Stream<B>,
-    at: usize,
-}
-
 impl<B: Backend> Stream<B> {
     /// Takes staging memory, loads what rests in RAM, and starts the thread that reads the rest.
     ///
@@ -119,29 +140,32 @@ impl<B: Backend> Stream<B> {
             run_on,
             parcels,
             resting: layouts,
+            cut,
             tables: sources,
-            place_len,
-            buffer_len,
+            places,
+            buffers,
             n_tokens,
             prepared,
         } = feed;
         for (key, parcel) in &parcels {
             assert!(
-                parcel.len <= buffer_len && parcel.placed_len <= place_len,
-                "{key:?} takes {} bytes of a buffer of {buffer_len}, and {} of a place of {place_len}",
+                parcel.len <= buffers.len && parcel.placed_len <= places.len,
+                "{key:?} takes {} bytes of a buffer of {}, and {} of a place of {}",
                 parcel.len,
-                parcel.placed_len
+                buffers.len,
+                parcel.placed_len,
+                places.len
             );
         }
         let in_host_memory = run_on.memory() == Home::Ram;
-        let n = |len: usize| if len > 0 { STAGING_SLOTS as usize } else { 0 };
         let state = State {
-            buffers: Slots::new(n(buffer_len), || Ok(backend.host_pages(buffer_len)?))?,
+            buffers: Slots::new(buffers.n, || Ok(backend.host_pages(buffers.len)?))?,
             places: match in_host_memory {
                 true => None,
-                false => Some(Slots::new(n(place_len), || Ok(backend.place(place_len)?))?),
+                false => Some(Slots::new(places.n, || Ok(backend.place(places.len)?))?),
             },
             expected: VecDeque::new(),
+            portions: HashMap::new(),
             copies: backend.queue(None)?,
             jobs: VecDeque::new(),
             is_awaited: false,
@@ -158,7 +182,7 @@ impl<B: Backend> Stream<B> {
             let sizes = (n_tokens, in_host_memory);
             tables.insert(role, RowReader::new(&**backend, table, sizes)?);
         }
-        let shared = Arc::new(Shared::new(parcels, resting, state));
+        let shared = Arc::new(Shared::new(backend, parcels, resting, cut, state));
         Ok(Stream {
             _reader: Reader::new(&shared)?,
             shared,
@@ -168,9 +192,38 @@ impl<B: Backend> Stream<B> {
         })
     }
 
-    /// True if it is offloaded, rather than resident or nothing at all.
-    pub(crate) fn has(&self, key: Key) -> bool {
+    /// True if it is brought, rather than resident or nothing at all.
+    fn has(&self, key: Key) -> bool {
         self.shared.resting.contains_key(&key) || self.shared.parcels.contains_key(&key)
+    }
+
+    /// Says what is brought for `roles`, in the order in which they are computed with; nothing where they are resident. True if
+    /// some are not brought in slices.
+    pub(crate) fn register(&self, key: Key, roles: &impl TryMap<Role>) -> Option<bool> {
+        let (mut slices, mut has_rest) = (Vec::new(), false);
+        let each = roles.try_map(&mut |&role| {
+            match self.shared.cut.get(&(key.unit(), role)) {
+                Some(cut) => {
+                    let n = cut.n_rows.div_ceil(cut.slice_rows) as u32;
+                    slices.extend((0..n).map(|i| Key::Slice(key.unit(), role, i)));
+                }
+                None => has_rest = true,
+            }
+            Ok::<_, Infallible>(())
+        });
+        let Ok(_) = each;
+        if slices.is_empty() {
+            return self.has(key).then_some(true);
+        }
+        let rest = has_rest.then_some(key);
+        let portions = rest.into_iter().chain(slices).collect();
+        self.state().portions.insert(key, portions);
+        Some(has_rest)
+    }
+
+    /// What is shared with who brings weights while it computes.
+    pub(crate) fn shared(&self) -> &Arc<Shared<B>> {
+        &self.shared
     }
 
     /// The table of a role, if it is looked up in where it rests.
@@ -194,50 +247,43 @@ impl<B: Backend> Stream<B> {
     pub(crate) fn expect(&self, next: impl Iterator<Item = Next>) {
         let state = &mut *self.state();
         state.expected.clear();
-        state.expected.extend(next.filter(|next| match next {
-            Next::Key(key) => self.has(*key),
-            Next::Unknown => true,
-        }));
+        for next in next {
+            match next {
+                Next::Key(key) => self.add(state, key, false),
+                Next::FromEncoded(key) => self.add(state, key, true),
+                Next::Unknown => state.expected.push_back(next),
+            }
+        }
         self.shared.fill(state);
     }
 
     /// Says what is needed in the place of the first that was not known.
-    pub(crate) fn resolve(&self, known: impl DoubleEndedIterator<Item = Key>) {
+    pub(crate) fn resolve(&self, known: impl Iterator<Item = Key>) {
         let state = &mut *self.state();
         let unknown = state.expected.iter().position(|&n| n == Next::Unknown);
         state.expected.drain(..unknown.map_or(0, |at| at + 1));
-        for key in known.rev().filter(|&key| self.has(key)) {
-            state.expected.push_front(Next::Key(key));
-        }
+        let n_later = state.expected.len();
+        known.for_each(|key| self.add(state, key, false));
+        state.expected.rotate_left(n_later);
         self.shared.fill(state);
     }
 
-    /// Waits until a parcel is read, and has `queue` wait until it is on the device.
-    ///
-    /// # Errors
-    /// When it cannot be read, or is not what it was.
-    pub(crate) fn bring(&self, queue: &mut B::Queue, key: Key) -> Result<Lease<'_, B>> {
-        let mut state = self.state();
-        state.settle(queue)?;
-        if let Some(at) = state.expected.iter().position(|&n| n == Next::Key(key)) {
-            state.expected.drain(..=at);
-        }
-        loop {
-            let State {
-                buffers, places, ..
-            } = &mut *state;
-            let leased = match places {
-                None => buffers.lease(key, queue)?,
-                Some(places) => places.lease(key, queue)?,
-            };
-            if let Some(at) = leased {
-                self.shared.fill(&mut state);
-                return Ok(Lease { stream: self, at });
+    /// Adds a parcel, or its slices that a pass needs, or those that are for an encoder's result.
+    fn add(&self, state: &mut State<B>, key: Key, from_encoded: bool) {
+        let State {
+            expected, portions, ..
+        } = state;
+        let is_needed = |key: &Key| match *key {
+            Key::Slice(_, role, _) => role.reads_encoded() == from_encoded,
+            Key::Unit(_) | Key::TiedTable => true,
+        };
+        match portions.get(&key) {
+            Some(portions) => {
+                let needed = portions.iter().copied().filter(is_needed);
+                expected.extend(needed.map(Next::Key));
             }
-            match self.shared.hasten(&mut state, key)? {
-                Hastened::Done => {}
-                Hastened::IsRead => state = self.shared.wait(state),
-            }
+            None if self.has(key) => expected.push_back(Next::Key(key)),
+            None => {}
         }
     }
 
@@ -245,51 +291,6 @@ impl<B: Backend> Stream<B> {
         self.shared.state()
     }
 }
-
-impl<B: Backend> Lease<'_, B> {
-    /// The weight of a slot, where it was brought.
-    ///
-    /// # Errors
-    /// When the device does not compute with it.
-    pub(crate) fn weight(&self, backend: &B, unit: Unit, role: Role) -> Result<B::Weight> {
-        let stream = self.stream;
-        let state = stream.state();
-        let parcel = |key| stream.shared.parcels.get(&key).expect(KNOWN);
-        let Some(places) = &state.places else {
-            let (key, pages) = state.buffers.used(self.at);
-            return Ok(backend.in_pages(pages, parcel(key).weight(unit, role))?);
-        };
-        let (key, place) = places.used(self.at);
-        let weight = match stream.shared.resting.get(&key) {
-            Some(resting) => resting.weight(role),
-            None => parcel(key).placed(unit, role),
-        };
-        Ok(backend.placed(place, weight)?)
-    }
-
-    /// Gives the memory back: what was put into `queue` by now is its last use.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub(crate) fn end(self, queue: &mut B::Queue) -> Result<()> {
-        let (stream, at) = (self.stream, self.at);
-        std::mem::forget(self);
-        let state = &mut *stream.state();
-        state.abandon(at);
-        state.settle(queue)?;
-        stream.shared.fill(state);
-        Ok(())
-    }
-}
-
-/// Whoever fails says no end.
-impl<B: Backend> Drop for Lease<'_, B> {
-    fn drop(&mut self) {
-        self.stream.state().abandon(self.at);
-    }
-}
-
-const KNOWN: &str = "what is brought is known";
 
 #[cfg(test)]
 mod tests;

@@ -12,11 +12,12 @@ use llm_backend::{
 use crate::Result;
 use crate::activations::Activations;
 use crate::projection::{apply, norm_op, scale};
+use crate::stream::Tensor;
 
 /// Makes streams of the row in `a.rows.x`, the first: the others of projections of it, with its magnitude.
 pub(crate) fn expand<B: Backend>(
     queue: &mut B::Queue,
-    others: &ProjectionOf<B::Weight>,
+    others: &ProjectionOf<Tensor<B>>,
     a: &mut Activations<B>,
     n_tokens: usize,
 ) -> Result<()> {
@@ -36,7 +37,7 @@ pub(crate) fn expand<B: Backend>(
 /// Makes one row of streams, which these do not survive, in `a.rows.x`.
 pub(crate) fn collapse<B: Backend>(
     queue: &mut B::Queue,
-    collapse: &CollapseOf<B::Weight>,
+    collapse: &CollapseOf<Tensor<B>>,
     a: &mut Activations<B>,
     n_tokens: usize,
 ) -> Result<()> {
@@ -82,7 +83,7 @@ pub(crate) fn repeat<B: Backend>(
 /// Weighs streams, in `a.rows.mixing`, and makes the sum that a sublayer reads of them, in `a.rows.x`; they may be but read.
 pub(crate) fn read<B: Backend>(
     queue: &mut B::Queue,
-    (of, only_read): (&StreamWeightsOf<B::Weight>, bool),
+    (of, only_read): (&StreamWeightsOf<Tensor<B>>, bool),
     a: &mut Activations<B>,
     n_tokens: usize,
 ) -> Result<()> {
@@ -95,8 +96,8 @@ pub(crate) fn read<B: Backend>(
     let op = StreamWeights {
         streams,
         norm_eps: of.norm_eps,
-        scale: &of.scale,
-        base: &of.base,
+        scale: &*of.scale,
+        base: &*of.base,
         eps: hyper.eps,
         n_rounds: hyper.n_rounds,
         only_read,
@@ -138,7 +139,7 @@ pub(crate) fn write<B: Backend>(
 /// Predicts the streams of each other, and takes the first to `a.rows.x`.
 pub(crate) fn predict<B: Backend>(
     queue: &mut B::Queue,
-    of: &AltUpOf<B::Weight>,
+    of: &AltUpOf<Tensor<B>>,
     a: &mut Activations<B>,
     n_tokens: usize,
 ) -> Result<()> {
@@ -160,7 +161,7 @@ pub(crate) fn predict<B: Backend>(
 /// Adds the learned residual to `a.rows.x`: what is in `a.rows.normed`, and a normed projection of it.
 pub(crate) fn laurel<B: Backend>(
     queue: &mut B::Queue,
-    of: &LaurelOf<B::Weight>,
+    of: &LaurelOf<Tensor<B>>,
     a: &mut Activations<B>,
     n_tokens: usize,
 ) -> Result<()> {
@@ -184,7 +185,7 @@ pub(crate) fn laurel<B: Backend>(
 /// Corrects the streams by what a block made of the first, in `a.rows.x`. What a layer's inputs are gated by is there then.
 pub(crate) fn correct<B: Backend>(
     queue: &mut B::Queue,
-    of: &AltUpOf<B::Weight>,
+    of: &AltUpOf<Tensor<B>>,
     a: &mut Activations<B>,
     n_tokens: usize,
 ) -> Result<()> {
@@ -240,8 +241,8 @@ pub(crate) fn add_to_others<B: Backend>(
 /// Coefficients of streams, in `a.rows.mixing`: `linear` of what the router makes of `a.rows.x`.
 fn coefficients<B: Backend>(
     queue: &mut B::Queue,
-    of: &AltUpOf<B::Weight>,
-    linear: &LinearOf<B::Weight>,
+    of: &AltUpOf<Tensor<B>>,
+    linear: &LinearOf<Tensor<B>>,
     a: &mut Activations<B>,
     n_tokens: usize,
 ) -> Result<()> {

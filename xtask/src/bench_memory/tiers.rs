@@ -42,9 +42,10 @@ enum Budget {
     Least,
 }
 
-const TIERED: [Tiered; 3] = [
-    // Its matrices are stored transposed: what rests on disk is written anew. An odd number of layers has the table of
-    // tokens, which is the largest, come to both staging places in turn, so that they are used to their ends.
+const SMALL: Budget = Budget::Of(Bytes::new(350_000_000));
+const NOTEBOOK: Budget = Budget::Of(Bytes::new(12_700_000_000));
+const TIERED: [Tiered; 4] = [
+    // Its matrices are stored transposed: what rests on disk is written anew. Its table, the head too, comes in slices.
     Tiered {
         name: "gpt2",
         config: "tests/fixtures/configs/gpt2/config.json",
@@ -63,12 +64,9 @@ const TIERED: [Tiered; 3] = [
         options: make_model::Options::single_bin,
         is_on_demand: false,
         runs: &[
-            (
-                "bf16",
-                &[Budget::Of(Bytes::new(350_000_000)), Budget::Least],
-            ),
-            ("int8", &[Budget::Of(Bytes::new(350_000_000))]),
-            ("nf4 double", &[Budget::Of(Bytes::new(350_000_000))]),
+            ("bf16", &[SMALL, Budget::Least]),
+            ("int8", &[SMALL]),
+            ("nf4 double", &[SMALL]),
         ],
         n_new: 4,
     },
@@ -78,11 +76,19 @@ const TIERED: [Tiered; 3] = [
         options: make_model::Options::single_bin,
         is_on_demand: true,
         runs: &[
-            ("bf16", &[Budget::Of(Bytes::new(12_700_000_000))]),
-            ("int8", &[Budget::Of(Bytes::new(12_700_000_000))]),
-            ("nf4 double", &[Budget::Of(Bytes::new(12_700_000_000))]),
+            ("bf16", &[NOTEBOOK, Budget::Least]),
+            ("int8", &[NOTEBOOK]),
+            ("nf4 double", &[NOTEBOOK]),
         ],
         n_new: 9,
+    },
+    Tiered {
+        name: "gemma-7b-bin", // A table of tokens of 1.6 GB, which is the head too.
+        config: "tests/fixtures/configs/google--gemma-7b/config.json",
+        options: make_model::Options::single_bin,
+        is_on_demand: true,
+        runs: &[("bf16", &[Budget::Least])],
+        n_new: 4,
     },
 ];
 

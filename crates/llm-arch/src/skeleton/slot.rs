@@ -243,6 +243,22 @@ impl Role {
         of_weight.map_or(TensorKind::Other, |(.., kind)| *kind)
     }
 
+    /// True of a matrix that whole rows of activations are multiplied with, and nothing else is done with: of such a one some
+    /// rows may be there at a time. A table of tokens is one where it makes the logits too.
+    pub fn is_multiplied(self) -> bool {
+        match self.kind() {
+            TensorKind::Projection | TensorKind::WideProjection | TensorKind::Head => {
+                self.biased().is_none()
+            }
+            TensorKind::Both | TensorKind::Single | TensorKind::Other => self == Role::TokenTable,
+        }
+    }
+
+    /// True of what makes keys and values of an encoder's result: once a sequence, before its first pass.
+    pub fn reads_encoded(self) -> bool {
+        matches!(self, Role::CrossK | Role::CrossV)
+    }
+
     /// Unit of a table in which rows are looked up; none of what is no table.
     pub fn table_of(self) -> Option<Unit> {
         match self {

@@ -155,6 +155,7 @@ mod tests {
                 resting: size / 3,
                 source: 10 - size,
                 on_its_way: size / 2,
+                are_cut: size > 2,
             },
         }
     }

@@ -33,6 +33,8 @@ pub(crate) struct Maxima {
     pub(crate) resting: u64,
     pub(crate) source: u64,
     pub(crate) on_its_way: u64,
+    /// True if some are.
+    pub(crate) are_cut: bool,
 }
 
 impl Tally {
@@ -64,8 +66,9 @@ impl Tally {
                 kv_uses,
             },
             maxima: Maxima {
-                staged: footprint.staged,
-                resting: footprint.resting,
+                staged: footprint.staged.at_once(footprint.is_cut),
+                resting: footprint.resting.at_once(footprint.is_cut),
+                are_cut: footprint.is_cut,
                 source: footprint.source,
                 on_its_way: footprint.on_its_way,
             },
@@ -126,6 +129,7 @@ impl Maxima {
             resting: self.resting.max(other.resting),
             source: self.source.max(other.source),
             on_its_way: self.on_its_way.max(other.on_its_way),
+            are_cut: self.are_cut || other.are_cut,
         }
     }
 }

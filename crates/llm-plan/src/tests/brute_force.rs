@@ -4,7 +4,7 @@ use llm_arch::{Side, Unit};
 use llm_quant::{LoadIn, QuantConfig};
 
 use super::*;
-use crate::items::{Items, PlacementOrder, Portions};
+use crate::items::{HeadAmong, Items, PlacementOrder, Portions};
 use crate::needs::Needs;
 
 /// Wide enough that a tensor is more than the padding around it, and a disk of use.
@@ -28,25 +28,33 @@ fn fastest(request: &Request<'_>, order: PlacementOrder) -> Option<f64> {
     let is_streamed = request.offload == Offload::Stream;
     let mut best: Option<f64> = None;
     for n_gpu in 0..=(if has_gpu { n } else { 0 }) {
-        for ram_end in n_gpu..=n {
-            for tail in [RunOn::Gpu(0), RunOn::Cpu] {
-                // Where weights are streamed, the CPU computes only where the GPU does nothing.
-                let is_shared = tail == RunOn::Cpu && n_gpu > 0;
-                if (is_shared && is_streamed) || (tail != RunOn::Cpu && !has_gpu) {
-                    continue;
+        for tail in [RunOn::Gpu(0), RunOn::Cpu] {
+            // Where weights are streamed, the CPU computes only where the GPU does nothing.
+            let is_shared = tail == RunOn::Cpu && n_gpu > 0;
+            if (is_shared && is_streamed) || (tail != RunOn::Cpu && !has_gpu) {
+                continue;
+            }
+            for head in [HeadAmong::First, HeadAmong::Last] {
+                let mut has_some = false;
+                for ram_end in n_gpu..=n {
+                    if ram_end < n && request.budgets.disk.is_none() {
+                        continue;
+                    }
+                    let placements = cut(&items, (n_gpu, head), ram_end, tail);
+                    let estimate = MemoryEstimate::of(&weights, &needs, &placements);
+                    let fits = |m: &MemoryUse| m.needed() <= request.budgets.of(m.home);
+                    if !estimate.memories().iter().all(fits) {
+                        continue;
+                    }
+                    has_some |= ram_end > n_gpu;
+                    let step = StepCost::of(&weights, &needs, &estimate, &request.limits);
+                    let seconds = seconds(request, &step, tail == RunOn::Cpu && n_gpu == 0);
+                    best = Some(best.map_or(seconds, |best: f64| best.min(seconds)));
                 }
-                if ram_end < n && request.budgets.disk.is_none() {
-                    continue;
+                // The head comes last only where it has no room.
+                if has_some {
+                    break;
                 }
-                let placements = cut(&items, n_gpu, ram_end, tail);
-                let estimate = MemoryEstimate::of(&weights, &needs, &placements);
-                let fits = |m: &MemoryUse| m.needed() <= request.budgets.of(m.home);
-                if !estimate.memories().iter().all(fits) {
-                    continue;
-                }
-                let step = StepCost::of(&weights, &needs, &estimate, &request.limits);
-                let seconds = seconds(request, &step, tail == RunOn::Cpu && n_gpu == 0);
-                best = Some(best.map_or(seconds, |best: f64| best.min(seconds)));
             }
         }
     }
@@ -68,8 +76,13 @@ fn seconds(request: &Request<'_>, step: &StepCost, is_cpu_alone: bool) -> f64 {
 
 /// Items up to `n_gpu` on GPU 0; of the others, in RAM's order, those up to `ram_end` there, the rest on disk; `tail`
 /// computes with what no GPU holds.
-fn cut(items: &Items<'_>, n_gpu: usize, ram_end: usize, tail: RunOn) -> Vec<Placement> {
-    let items = items.evenly(n_gpu, None);
+fn cut(
+    items: &Items<'_>,
+    (n_gpu, head): (usize, HeadAmong),
+    ram_end: usize,
+    tail: RunOn,
+) -> Vec<Placement> {
+    let items = items.evenly((n_gpu, head), None);
     let n = items.len();
     let mut placements = vec![None; items.units(0..n).len()];
     let runs = [
@@ -213,7 +226,7 @@ fn filled(request: &Request<'_>, order: PlacementOrder) -> Vec<Budgets> {
     let mut all = Vec::new();
     for (n_gpu, tail) in [(0, RunOn::Cpu), (0, RunOn::Gpu(0)), (n / 2, RunOn::Gpu(0))] {
         for ram_end in n_gpu..=n {
-            let placements = cut(&items, n_gpu, ram_end, tail);
+            let placements = cut(&items, (n_gpu, HeadAmong::First), ram_end, tail);
             let estimate = MemoryEstimate::of(&weights, &needs, &placements);
             let mut filled = budgets(&[], 0, Some(0));
             for memory in estimate.memories() {

@@ -1,7 +1,7 @@
 //! What no GPU holds, divided between a GPU and the CPU.
 
 use super::*;
-use crate::items::{Items, PlacementOrder, Portions};
+use crate::items::{HeadAmong, Items, PlacementOrder, Portions};
 use crate::needs::Needs;
 use crate::placement::{DividedPart, Division, Rest};
 
@@ -190,32 +190,39 @@ fn fastest_division(request: &Request<'_>, order: PlacementOrder) -> f64 {
         for n_on_cpu in 0..=n - n_gpu {
             for in_ram in [DividedPart::OnCpu, DividedPart::Streamed] {
                 let division = Division { n_on_cpu, in_ram };
-                let ordered = items.evenly(n_gpu, Some(division));
-                for ram_end in n_gpu..=n {
-                    let home = |portion: usize| match portion {
-                        _ if portion < n_gpu => Home::Gpu(0),
-                        _ if portion < ram_end => Home::Ram,
-                        _ => Home::Disk,
-                    };
-                    let mut placements = vec![None; weights.units.list().len()];
-                    for portion in 0..n {
-                        for &idx in ordered.units(portion..portion + 1) {
-                            let at = (0..n).find(|&i| items.units(i..i + 1).contains(&idx));
-                            let run_on = match at.unwrap() + n_on_cpu < n {
-                                true => GPU,
-                                false => RunOn::Cpu,
-                            };
-                            let home = home(portion);
-                            placements[idx] = Some(Placement { home, run_on });
+                for head in [HeadAmong::First, HeadAmong::Last] {
+                    let ordered = items.evenly((n_gpu, head), Some(division));
+                    let mut has_some = false;
+                    for ram_end in n_gpu..=n {
+                        let home = |portion: usize| match portion {
+                            _ if portion < n_gpu => Home::Gpu(0),
+                            _ if portion < ram_end => Home::Ram,
+                            _ => Home::Disk,
+                        };
+                        let mut placements = vec![None; weights.units.list().len()];
+                        for portion in 0..n {
+                            for &idx in ordered.units(portion..portion + 1) {
+                                let at = (0..n).find(|&i| items.units(i..i + 1).contains(&idx));
+                                let run_on = match at.unwrap() + n_on_cpu < n {
+                                    true => GPU,
+                                    false => RunOn::Cpu,
+                                };
+                                let home = home(portion);
+                                placements[idx] = Some(Placement { home, run_on });
+                            }
+                        }
+                        let placements: Vec<_> = placements.into_iter().flatten().collect();
+                        let estimate = MemoryEstimate::of(&weights, &needs, &placements);
+                        let fits = |m: &MemoryUse| m.needed() <= request.budgets.of(m.home);
+                        let has_disk = ram_end == n || request.budgets.disk.is_some();
+                        if has_disk && estimate.memories().iter().all(fits) {
+                            let step = StepCost::of(&weights, &needs, &estimate, &request.limits);
+                            has_some |= ram_end > n_gpu;
+                            best = best.min(step.seconds_of(DECODING, &SPEEDS));
                         }
                     }
-                    let placements: Vec<_> = placements.into_iter().flatten().collect();
-                    let estimate = MemoryEstimate::of(&weights, &needs, &placements);
-                    let fits = |m: &MemoryUse| m.needed() <= request.budgets.of(m.home);
-                    let has_disk = ram_end == n || request.budgets.disk.is_some();
-                    if has_disk && estimate.memories().iter().all(fits) {
-                        let step = StepCost::of(&weights, &needs, &estimate, &request.limits);
-                        best = best.min(step.seconds_of(DECODING, &SPEEDS));
+                    if has_some {
+                        break;
                     }
                 }
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use llm_arch::{Side, Unit};
 
 use super::*;
-use crate::items::{Items, PlacementOrder, Portions};
+use crate::items::{HeadAmong, Items, PlacementOrder, Portions};
 use crate::needs::Needs;
 
 /// The units in the order in which RAM takes them.
@@ -27,7 +27,7 @@ fn order_in_ram(skeleton: &Skeleton) -> Vec<Unit> {
         &needs,
         Portions::of(&weights, PlacementOrder::ExpertsLast),
     )
-    .evenly(0, None);
+    .evenly((0, HeadAmong::First), None);
     let units = items.units(0..items.len()).iter();
     units.map(|&idx| weights.units.list()[idx]).collect()
 }

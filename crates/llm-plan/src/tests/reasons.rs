@@ -69,16 +69,16 @@ fn seven_billion_parameters_on_a_free_notebook() {
     request.encodings.dtype = WeightDType::As(DType::F32);
     assert_eq!(
         plan(&request).unwrap().to_string(),
-        "does not fit: RAM would have to hold 17.9 GB (16.6 GiB), which is 5.2 GB (4.8 GiB) more than its budget \
-         of 12.7 GB (11.8 GiB) (its largest part: 17.7 GB (16.5 GiB) of weights)"
+        "does not fit: RAM would have to hold 16.2 GB (15.1 GiB), which is 3.5 GB (3.3 GiB) more than its budget \
+         of 12.7 GB (11.8 GiB) (its largest part: 16.1 GB (15.0 GiB) of weights)"
     );
     assert_eq!(
         check_advice(&request),
         [
             "keep weights in bf16",
-            "give 7.3 GB (6.8 GiB) on disk for weights to rest in",
-            "give 20.3 GB (18.9 GiB) of GPU 0 (instead of 15.0 GB (14.0 GiB))",
-            "give 17.9 GB (16.7 GiB) of RAM (instead of 12.7 GB (11.8 GiB))",
+            "give 4.1 GB (3.8 GiB) on disk for weights to rest in",
+            "give 18.8 GB (17.5 GiB) of GPU 0 (instead of 15.0 GB (14.0 GiB))",
+            "give 16.3 GB (15.2 GiB) of RAM (instead of 12.7 GB (11.8 GiB))",
         ]
     );
     let expected = [
@@ -143,13 +143,13 @@ fn sequences_and_contexts_are_made_fewer_and_shorter() {
     request.limits.n_sequences = 8;
     let verdict = plan(&request).unwrap().to_string();
     let parts = [
-        "does not fit: GPU 0 would have to hold 8.9 GB",
+        "does not fit: GPU 0 would have to hold 8.6 GB",
         "(its largest part: 8.0 GB (7.5 GiB) of KV cache); and without it, RAM would",
     ];
     assert!(parts.iter().all(|part| verdict.contains(part)), "{verdict}");
     let advice = check_advice(&request);
     let expected = [
-        "shorten the context to 1600 positions (from 4096)",
+        "shorten the context to 1728 positions (from 4096)",
         "work on 5 sequences at a time (instead of 8)",
     ];
     assert_eq!(advice[..2], expected);

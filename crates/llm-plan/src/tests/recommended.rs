@@ -97,7 +97,7 @@ fn the_most_exact_precision_that_is_fast_enough() {
             DType::BF16,
             None,
             budgets(&[], 4 * GB, Some(100 * GB)),
-            "Precision(Nf4) on RAM + disk, 0.3: HalfOfTheFastest",
+            "Precision(Nf4) on RAM + disk, 0.4: HalfOfTheFastest",
         ),
         case(
             bloom,

@@ -11,7 +11,7 @@ fn staged(request: &Request<'_>, of: Unit) -> u64 {
     let in_unit = slots.filter(|(slot, _)| slot.unit == of);
     let bytes = in_unit.map(|(slot, &stored)| {
         let scheme = request.encodings.scheme(slot, stored, RunOn::Cpu);
-        staged_bytes(slot, scheme).get()
+        staged_bytes(slot.matrix(), scheme).get()
     });
     bytes.sum()
 }
@@ -110,7 +110,7 @@ fn rows_of_tables_come_beside_what_a_place_holds() {
         };
         let mut units = BTreeMap::new();
         for slot in slots.filter(is_staged) {
-            let bytes = staged_bytes(slot, Scheme::Dense(DType::F32)).get();
+            let bytes = staged_bytes(slot.matrix(), Scheme::Dense(DType::F32)).get();
             *units.entry(slot.unit).or_insert(0) += bytes;
         }
         let largest = units.values().max().unwrap();

@@ -3,7 +3,9 @@
 use anyhow::Result;
 use llm_arch::{ModelSpec, Skeleton};
 use llm_cpu::Cpu;
-use llm_plan::{Costs, Encodings, Limits, Offload, Request, RunOn, StoredTensor, Strategy};
+use llm_plan::{
+    Costs, DEFAULT_SLICE, Encodings, Limits, Offload, Request, RunOn, StoredTensor, Strategy,
+};
 use llm_runtime::{BoundModel, CostsOf, OffloadFolder};
 use llm_tensor::Bytes;
 
@@ -15,6 +17,7 @@ use crate::cli::PlaceArgs;
 pub(crate) struct PlanSetting<'a> {
     cpu: CostsOf<'a, Cpu>,
     load_piece: Bytes,
+    slice: Bytes,
     strategy: &'a Strategy,
     pub(crate) memories: MemoryBudgets,
     gpus: CudaCosts,
@@ -36,6 +39,7 @@ impl<'a> PlanSetting<'a> {
             cpu: CostsOf(cpu),
             gpus: CudaCosts::of(&memories.gpus.found),
             load_piece: Bytes::new(cpu.n_threads() as u64 * LOAD_PIECE),
+            slice: DEFAULT_SLICE,
             strategy: &args.device_map,
             memories,
         })
@@ -62,6 +66,7 @@ impl<'a> PlanSetting<'a> {
             kv_dtype: None,
             limits,
             load_piece: self.load_piece,
+            slice: self.slice,
             budgets: self.memories.budgets.clone(),
             strategy: self.strategy.clone(),
             offload: Offload::Stream,

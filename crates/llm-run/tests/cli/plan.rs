@@ -78,7 +78,7 @@ const SNAPSHOTS: [Snapshot; 11] = [
     Snapshot {
         name: "bloomz-7b1-mt-small",
         model: "bigscience/bloomz-7b1-mt",
-        args: &["--max-memory", "cpu=3.5GB,disk=100GB"],
+        args: &["--max-memory", "cpu=1.2GB,disk=100GB"],
         fits: false,
     },
     Snapshot {
@@ -219,13 +219,14 @@ fn programs_read_one_object() {
 #[test]
 fn programs_read_why_it_does_not_fit() {
     let model = config("bigscience/bloomz-7b1-mt");
-    let found = plan_json(&[&model, "--max-memory", "cpu=3.5GB,disk=100GB"]);
+    let found = plan_json(&[&model, "--max-memory", "cpu=1.2GB,disk=100GB"]);
     assert_eq!(found["fits"], false);
     assert_eq!(found["totals"]["weights"], 14_138_032_128u64);
     assert_eq!(found["device_map"], Value::Null);
     assert_eq!(found["shortfalls"][0]["device"], "cpu");
-    assert_eq!(found["shortfalls"][0]["largest_term"], "weights");
-    assert_eq!(found["advice"][0], "quantize to nf4: --load-in-4bit");
+    assert_eq!(found["shortfalls"][0]["largest_term"], "kv_cache");
+    let advice = found["advice"][0].as_str().unwrap();
+    assert!(advice.starts_with("shorten the context to 1792 positions"));
     assert_eq!(found["tokens_per_second"], Value::Null);
 }
 
@@ -505,7 +506,7 @@ fn a_picture_is_valid_xml_whatever_the_model_is_called() {
     let svg = folder.path().join("plan.svg");
     for (budgets, words) in [
         ("0=15GB,cpu=12.7GB", ["GPU 0:", "layers 0 to"]),
-        ("cpu=4GB,disk=0", ["too much", "stroke-dasharray"]),
+        ("cpu=1.2GB,disk=0", ["too much", "stroke-dasharray"]),
         ("0=6GB,cpu=3.5GB,disk=100GB", ["disk:", "staging"]),
     ] {
         plan(&[

@@ -11,12 +11,13 @@ use crate::activations::Activations;
 use crate::projection::{apply, norm_op};
 use crate::relative::BiasTable;
 use crate::state::KvState;
+use crate::stream::Tensor;
 use crate::sublayer::{Call, Input};
 
 /// Each row sees its sequence up to itself; an encoder's see all of it. `kv` is the layer's own, or that of the one whose keys and
 /// values it sees.
 pub(super) fn forward<B: Backend>(
-    weights: &AttentionOf<B::Weight>,
+    weights: &AttentionOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     (input, output): (Input, Output),
     a: &mut Activations<B>,
@@ -55,7 +56,7 @@ pub(super) fn forward<B: Backend>(
         row_width,
         mask,
         call.bias.map(BiasTable::op),
-        weights.sinks.as_ref(),
+        weights.sinks.as_deref(),
     );
     queue.attention(&op, &a.rows.qkv, &batch, &kv.pool, &mut a.rows.attended)?;
     if spec.output_gate {
@@ -75,7 +76,7 @@ pub(super) fn forward<B: Backend>(
 
 /// Queries, keys and values into `a.rows.qkv`, normalised and turned.
 fn project<B: Backend>(
-    weights: &AttentionOf<B::Weight>,
+    weights: &AttentionOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     input: Input,
     a: &mut Activations<B>,
@@ -124,7 +125,7 @@ fn project<B: Backend>(
 
 /// Normalises queries and keys.
 fn normalise<B: Backend>(
-    weights: &AttentionOf<B::Weight>,
+    weights: &AttentionOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {

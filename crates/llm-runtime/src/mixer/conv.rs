@@ -10,11 +10,12 @@ use crate::Result;
 use crate::activations::Activations;
 use crate::projection::apply;
 use crate::state::SlotState;
+use crate::stream::Tensor;
 use crate::sublayer::{Call, Input};
 
 /// Each row is convolved with those of its sequence just before it.
 pub(super) fn forward<B: Backend>(
-    weights: &ShortConvOf<B::Weight>,
+    weights: &ShortConvOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     (input, output): (Input, Output),
     a: &mut Activations<B>,
@@ -28,8 +29,8 @@ pub(super) fn forward<B: Backend>(
     let projected = (Output::Write, &mut a.rows.qkv);
     apply::<B>(queue, from_ref(&weights.project), x, projected, n_tokens)?;
     let op = ShortConv {
-        taps: &weights.taps.weight,
-        bias: weights.taps.bias.as_ref(),
+        taps: &*weights.taps.weight,
+        bias: weights.taps.bias.as_deref(),
         n_channels: weights.spec.n_channels,
         kernel: weights.spec.kernel,
         rows: ConvRows::Gated,

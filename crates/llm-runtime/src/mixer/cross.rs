@@ -10,11 +10,12 @@ use crate::Result;
 use crate::activations::Activations;
 use crate::projection::apply;
 use crate::state::{Encoded, KvState};
+use crate::stream::Tensor;
 use crate::sublayer::{Call, Input};
 
 /// Each row sees all of its sequence's prompt.
 pub(crate) fn forward<B: Backend>(
-    weights: &CrossOf<B::Weight>,
+    weights: &CrossOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     (input, output): (Input, Output),
     a: &mut Activations<B>,
@@ -44,7 +45,7 @@ pub(crate) fn forward<B: Backend>(
 
 /// Takes an encoder's result in `a.rows.encoded` `[n_positions, hidden]` to the sequence that was begun.
 pub(crate) fn encode<B: Backend>(
-    weights: &CrossOf<B::Weight>,
+    weights: &CrossOf<Tensor<B>>,
     queue: &mut B::Queue,
     (encoded, n_positions): (&Encoded<B>, usize),
     a: &mut Activations<B>,

@@ -13,6 +13,7 @@ use crate::Result;
 use crate::activations::Activations;
 use crate::projection::{apply, norm_op};
 use crate::state::SlotState;
+use crate::stream::Tensor;
 use crate::sublayer::{Call, Input};
 
 /// Each row corrects its sequence's state, and reads it.
@@ -20,7 +21,7 @@ use crate::sublayer::{Call, Input};
 /// `qkv` has rows `[q | k | v | gates | strengths | decays]`; `grouped` has them before they are in order, and then what of
 /// them was convolved. `attended` has latents of gates and decays, and what one of several convolutions made, before results.
 pub(super) fn forward<B: Backend>(
-    weights: &DeltaOf<B::Weight>,
+    weights: &DeltaOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     (input, output): (Input, Output),
     a: &mut Activations<B>,
@@ -50,8 +51,8 @@ pub(super) fn forward<B: Backend>(
         value_dim: spec.value_dim,
         norm_eps: LENGTH_EPS,
         scale: (spec.key_dim as f32).sqrt().recip(),
-        rate: &weights.rate,
-        offset: &weights.offset,
+        rate: &*weights.rate,
+        offset: &*weights.offset,
         decays,
         gates: DeltaGates {
             decay: strength + spec.n_value_heads,
@@ -78,7 +79,7 @@ pub(super) fn forward<B: Backend>(
 
 /// Convolves queries, keys and values of `a.rows.qkv` into `a.rows.grouped`, together or by themselves.
 fn convolve<B: Backend>(
-    weights: &DeltaOf<B::Weight>,
+    weights: &DeltaOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
     conv: &mut [SlotState<B>],
@@ -90,8 +91,8 @@ fn convolve<B: Backend>(
     for (taps, conv) in taps.iter().zip(conv) {
         let n_channels = conv.n_elements() / (spec.kernel - 1);
         let op = ShortConv {
-            taps: &taps.weight,
-            bias: taps.bias.as_ref(),
+            taps: &*taps.weight,
+            bias: taps.bias.as_deref(),
             n_channels,
             kernel: spec.kernel,
             rows: ConvRows::Columns {
@@ -126,7 +127,7 @@ fn place(width: usize, to: usize, out_width: usize) -> Groups {
 
 /// Gates of results and decays into `a.rows.qkv`, each by way of its latent.
 fn project_by_latents<B: Backend>(
-    latents: &DeltaLatentsOf<B::Weight>,
+    latents: &DeltaLatentsOf<Tensor<B>>,
     (spec, input): (&DeltaSpec, Input),
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
@@ -165,7 +166,7 @@ fn project_by_latents<B: Backend>(
 
 /// Projections into `a.rows.qkv`, in order.
 fn project<B: Backend>(
-    weights: &DeltaOf<B::Weight>,
+    weights: &DeltaOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     input: Input,
     a: &mut Activations<B>,

@@ -10,11 +10,12 @@ use crate::Result;
 use crate::activations::{Activations, Selecting};
 use crate::projection::{apply, norm_op};
 use crate::state::KvState;
+use crate::stream::Tensor;
 use crate::sublayer::{Call, Input};
 
 /// Takes each row's key to the pool of keys; `qkv` has it on its way.
 pub(super) fn keep<B: Backend>(
-    (spec, index): (&LatentSpec, &IndexOf<B::Weight>),
+    (spec, index): (&LatentSpec, &IndexOf<Tensor<B>>),
     call: &mut Call<'_, B>,
     input: Input,
     a: &mut Activations<B>,
@@ -42,8 +43,8 @@ pub(super) fn keep<B: Backend>(
 
 /// Selects each row's positions. The latent of queries is in `grouped`, which has weights of heads then; `qkv` has queries.
 pub(super) fn select<B: Backend>(
-    weights: &LatentOf<B::Weight>,
-    index: &IndexOf<B::Weight>,
+    weights: &LatentOf<Tensor<B>>,
+    index: &IndexOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     input: Input,
     a: &mut Activations<B>,
@@ -107,7 +108,7 @@ pub(super) fn choose<B: Backend>(
 
 /// Turns the first elements of each head of rows of `qkv`.
 fn turn<B: Backend>(
-    (spec, index): (&LatentSpec, &IndexOf<B::Weight>),
+    (spec, index): (&LatentSpec, &IndexOf<Tensor<B>>),
     call: &mut Call<'_, B>,
     n_heads: usize,
     a: &mut Activations<B>,

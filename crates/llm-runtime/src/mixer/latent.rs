@@ -16,6 +16,7 @@ use crate::Result;
 use crate::activations::{Activations, Selecting};
 use crate::projection::{apply, norm_op};
 use crate::state::KvState;
+use crate::stream::Tensor;
 use crate::sublayer::{Call, Input};
 
 /// Each row sees the latents of its sequence up to its own.
@@ -24,7 +25,7 @@ use crate::sublayer::{Call, Input};
 /// `grouped` has the latent of queries, then sums of latents. Before queries are brought to latents, `qkv` and `grouped` have what
 /// positions are selected by.
 pub(super) fn forward<B: Backend>(
-    weights: &LatentOf<B::Weight>,
+    weights: &LatentOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     (input, output): (Input, Output),
     a: &mut Activations<B>,
@@ -81,7 +82,7 @@ fn leaves_some_out<B: Backend>(spec: &LatentSpec, call: &Call<'_, B>, kv: &KvSta
 
 /// Takes each row's latent, normalised, and the key that all heads share, turned, to the pool.
 fn keep<B: Backend>(
-    weights: &LatentOf<B::Weight>,
+    weights: &LatentOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     input: Input,
     a: &mut Activations<B>,
@@ -111,7 +112,7 @@ fn keep<B: Backend>(
 
 /// Queries into `a.rows.attended`, `[n_heads, nope_dim | rope_dim]`, the last of each turned.
 fn queries<B: Backend>(
-    weights: &LatentOf<B::Weight>,
+    weights: &LatentOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     input: Input,
     a: &mut Activations<B>,
@@ -161,7 +162,7 @@ fn turn<B: Backend>(
 }
 
 /// Products of queries with what makes keys of latents: by columns, or by rows where keys lie apart from values.
-fn to_latents<B: Backend>(weights: &LatentOf<B::Weight>) -> HeadProducts<'_, B> {
+fn to_latents<B: Backend>(weights: &LatentOf<Tensor<B>>) -> HeadProducts<'_, B> {
     let spec = &weights.spec;
     match &weights.values {
         Some(_) => products::<B>(
@@ -181,7 +182,7 @@ fn to_latents<B: Backend>(weights: &LatentOf<B::Weight>) -> HeadProducts<'_, B> 
 }
 
 /// Products of sums of latents with what makes values of them.
-fn to_values<B: Backend>(weights: &LatentOf<B::Weight>) -> HeadProducts<'_, B> {
+fn to_values<B: Backend>(weights: &LatentOf<Tensor<B>>) -> HeadProducts<'_, B> {
     let spec = &weights.spec;
     let (value_dim, kv_rank) = (spec.value_dim, spec.kv_rank);
     match &weights.values {
@@ -196,7 +197,7 @@ fn to_values<B: Backend>(weights: &LatentOf<B::Weight>) -> HeadProducts<'_, B> {
 /// Products with rows of each head's matrix: of so many, from one on so many, and their columns.
 fn products<'a, B: Backend>(
     spec: &LatentSpec,
-    matrices: &'a LinearOf<B::Weight>,
+    matrices: &'a LinearOf<Tensor<B>>,
     [stride, first, n_rows, cols]: [usize; 4],
 ) -> HeadProducts<'a, B> {
     HeadProducts {

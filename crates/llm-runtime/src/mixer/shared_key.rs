@@ -17,6 +17,7 @@ use crate::Result;
 use crate::activations::{Activations, Selecting};
 use crate::projection::{apply, apply_back, norm_op};
 use crate::state::{EntryState, KvState};
+use crate::stream::Tensor;
 use crate::sublayer::{Call, Input};
 
 /// Each row sees the keys of its sequence's last positions, and entries of those before.
@@ -24,7 +25,7 @@ use crate::sublayer::{Call, Input};
 /// `attended` has what goes to pools on its way and weights of heads that select, then results; `qkv` has queries; `grouped` has the
 /// latent of queries, then what groups of heads make.
 pub(super) fn forward<B: Backend>(
-    weights: &SharedKeyOf<B::Weight>,
+    weights: &SharedKeyOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     (input, output): (Input, Output),
     a: &mut Activations<B>,
@@ -102,7 +103,7 @@ pub(super) fn forward<B: Backend>(
             window: Some(spec.window),
         },
         bias: None,
-        sinks: Some(&weights.sinks),
+        sinks: Some(&*weights.sinks),
         selected: None,
         beside: seen.as_ref().map(|seen| {
             let batch = call.sequences.own.batch(seen.entries.group);
@@ -127,7 +128,7 @@ pub(super) fn forward<B: Backend>(
         &mut a.rows.attended,
     )?;
     let by_group = HeadProducts {
-        weight: &weights.groups.weight,
+        weight: &*weights.groups.weight,
         n_heads: spec.n_groups,
         stride: spec.group_rank,
         first: 0,
@@ -146,7 +147,7 @@ pub(super) fn forward<B: Backend>(
 
 /// Products of the input with some matrices, side by side, into `a.rows.attended`.
 fn project<B: Backend>(
-    parts: &[LinearOf<B::Weight>],
+    parts: &[LinearOf<Tensor<B>>],
     call: &mut Call<'_, B>,
     input: Input,
     a: &mut Activations<B>,
@@ -161,7 +162,7 @@ fn project<B: Backend>(
 
 /// The latents of queries into `a.rows.grouped`.
 fn query_latents<B: Backend>(
-    weights: &SharedKeyOf<B::Weight>,
+    weights: &SharedKeyOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     input: Input,
     a: &mut Activations<B>,
@@ -185,8 +186,8 @@ fn query_latents<B: Backend>(
 
 /// Takes each row's features and gates to their pool, and the entries that end in the pass, normalised and turned, to theirs.
 fn compress<B: Backend>(
-    weights: &SharedKeyOf<B::Weight>,
-    (of, made, width): (&EntriesOf<B::Weight>, &CompressedOf<B::Weight>, usize),
+    weights: &SharedKeyOf<Tensor<B>>,
+    (of, made, width): (&EntriesOf<Tensor<B>>, &CompressedOf<Tensor<B>>, usize),
     call: &mut Call<'_, B>,
     input: Input,
     a: &mut Activations<B>,
@@ -212,7 +213,7 @@ fn compress<B: Backend>(
         rate: of.spec.rate,
         width,
         overlaps: of.spec.overlaps,
-        bias: &made.places,
+        bias: &*made.places,
     };
     let pool = &state.features.pool;
     call.queue
@@ -250,7 +251,7 @@ fn compress<B: Backend>(
 
 /// True if some row of a pass sees more entries than are selected.
 fn leaves_some_out<B: Backend>(
-    index: &EntryIndexOf<B::Weight>,
+    index: &EntryIndexOf<Tensor<B>>,
     call: &Call<'_, B>,
     keys: &EntryState<B>,
 ) -> bool {
@@ -260,8 +261,8 @@ fn leaves_some_out<B: Backend>(
 
 /// Selects each row's entries. The latent of queries is in `grouped`; `qkv` has queries, and `attended` weights of heads.
 fn select<B: Backend>(
-    weights: &SharedKeyOf<B::Weight>,
-    index: &EntryIndexOf<B::Weight>,
+    weights: &SharedKeyOf<Tensor<B>>,
+    index: &EntryIndexOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     input: Input,
     a: &mut Activations<B>,

@@ -13,13 +13,14 @@ use crate::Result;
 use crate::activations::Activations;
 use crate::projection::{apply, norm_op};
 use crate::state::SlotState;
+use crate::stream::Tensor;
 use crate::sublayer::{Call, Input};
 
 /// Each row adds to its sequence's state, and reads it.
 ///
 /// `qkv` has rows `[gates | values | written by | read by | steps]`; `grouped` has what of them was convolved.
 pub(super) fn forward<B: Backend>(
-    weights: &StateSpaceOf<B::Weight>,
+    weights: &StateSpaceOf<Tensor<B>>,
     call: &mut Call<'_, B>,
     (input, output): (Input, Output),
     a: &mut Activations<B>,
@@ -44,8 +45,8 @@ pub(super) fn forward<B: Backend>(
         queue.scale(&runs, &mut a.rows.qkv, n_tokens)?;
     }
     let op = ShortConv {
-        taps: &weights.taps.weight,
-        bias: weights.taps.bias.as_ref(),
+        taps: &*weights.taps.weight,
+        bias: weights.taps.bias.as_deref(),
         n_channels: spec.conv_width(),
         kernel: spec.kernel,
         rows: ConvRows::Columns {
@@ -61,9 +62,9 @@ pub(super) fn forward<B: Backend>(
         head_dim: spec.head_dim,
         state_dim: spec.state_dim,
         n_groups: spec.n_groups,
-        rate: &weights.rate,
-        offset: &weights.offset,
-        skip: &weights.skip,
+        rate: &*weights.rate,
+        offset: &*weights.offset,
+        skip: &*weights.skip,
         steps: Steps {
             first: values + spec.conv_width(),
             row_width,

@@ -60,7 +60,7 @@ impl<B: Backend> Embedding<B> {
         a: &mut Activations<B>,
     ) -> Result<()> {
         let (n_tokens, scale) = (pass.ids.len(), spec.embedding.scale);
-        let input = self.input.get(queue, (backend, stream))?;
+        let input = self.input.get(queue, stream)?;
         match &input.project {
             None => self.tokens.embed(
                 queue,

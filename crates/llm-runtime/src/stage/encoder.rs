@@ -88,7 +88,7 @@ impl<B: Backend> Encoder<B> {
     pub(super) fn forward(
         &mut self,
         queue: &mut B::Queue,
-        (backend, stream): (&B, Option<&Stream<B>>),
+        stream: Option<&Stream<B>>,
         (layers, ends): (Range<usize>, bool),
         n_tokens: usize,
         (interrupt, probe): (Interrupts<'_>, Option<&Probe>),
@@ -111,7 +111,7 @@ impl<B: Backend> Encoder<B> {
                 n_tokens,
                 sequences,
             };
-            let block = block.get(call.queue, (backend, stream))?;
+            let block = block.get(call.queue, stream)?;
             block::forward(&block, &mut call, a, state)?;
             block.end(queue)?;
             if let Some(probe) = probe {
@@ -120,7 +120,7 @@ impl<B: Backend> Encoder<B> {
             }
         }
         if let Some(norm) = self.norm.as_ref().filter(|_| ends) {
-            let norm = norm.get(queue, (backend, stream))?;
+            let norm = norm.get(queue, stream)?;
             queue.norm(&norm_op(&norm), &a.rows.x, &mut a.rows.encoded, n_tokens)?;
             norm.end(queue)?;
         }

@@ -1,10 +1,11 @@
 //! From hidden states to logits.
 
+use std::ops::Deref;
 use std::slice::from_ref;
 use std::sync::Arc;
 
 use llm_arch::{HeadMatrix, HeadOf, LinearOf, ModelSpec, NormOf, Role, Side, Unit};
-use llm_backend::{Allocation, Backend, LinearPart, Ops, Output, Queue};
+use llm_backend::{Allocation, Backend, LinearPart, Ops, OutColumns, Output, Queue};
 use llm_plan::{HeadWidths, Limits};
 use llm_tensor::Bytes;
 
@@ -13,7 +14,7 @@ use super::table::Table;
 use crate::Result;
 use crate::projection::{apply, norm_op};
 use crate::source::WeightSource;
-use crate::stream::{Key, Stream, Weights};
+use crate::stream::{Key, Stream, Weights, product};
 
 /// Weights that make logits, and the memory in which they do.
 pub(super) struct Head<B: Backend> {
@@ -93,12 +94,12 @@ impl<B: Backend> Head<B> {
     pub(super) fn forward(
         &mut self,
         queue: &mut B::Queue,
-        weights: (&B, Option<&Stream<B>>),
+        stream: Option<&Stream<B>>,
         spec: &ModelSpec,
         x: &B::Buffer,
         (rows, out): (&[usize], &mut [f32]),
     ) -> Result<()> {
-        self.compute(queue, weights, spec, x, rows)?;
+        self.compute(queue, stream, spec, x, rows)?;
         queue.download(&self.logits, out)?;
         if spec.head.scale != 1.0 {
             out.iter_mut().for_each(|logit| *logit *= spec.head.scale);
@@ -114,13 +115,13 @@ impl<B: Backend> Head<B> {
     pub(super) fn choose(
         &mut self,
         queue: &mut B::Queue,
-        weights: (&B, Option<&Stream<B>>),
+        stream: Option<&Stream<B>>,
         spec: &ModelSpec,
         x: &B::Buffer,
         (rows, ids): (&[usize], &mut [Option<u32>]),
     ) -> Result<()> {
         assert!(!spec.head.changes_logits(), "the host changes the logits");
-        self.compute(queue, weights, spec, x, rows)?;
+        self.compute(queue, stream, spec, x, rows)?;
         Ok(queue.argmax(&self.logits, spec.vocab, ids)?)
     }
 
@@ -128,7 +129,7 @@ impl<B: Backend> Head<B> {
     fn compute(
         &mut self,
         queue: &mut B::Queue,
-        weights: (&B, Option<&Stream<B>>),
+        stream: Option<&Stream<B>>,
         spec: &ModelSpec,
         x: &B::Buffer,
         rows: &[usize],
@@ -140,35 +141,41 @@ impl<B: Backend> Head<B> {
         queue.gather_rows(x, &self.index, n, spec.hidden, &mut self.rows)?;
         let mut x = &self.rows;
         if let Some(norm) = &self.norm {
-            let norm = norm.get(queue, weights)?;
+            let norm = norm.get(queue, stream)?;
             queue.norm(&norm_op(&norm), x, &mut self.normed, n)?;
             norm.end(queue)?;
             x = &self.normed;
         }
-        let own = self.own.get(queue, weights)?;
+        let own = self.own.get(queue, stream)?;
         if let Some(project) = &own.project {
             let (project, out) = (from_ref(project), (Output::Write, &mut self.projected));
             apply::<B>(queue, project, x, out, n)?;
             x = &self.projected;
         }
         let apart = match &self.tied {
-            Some(Tied::Apart(table)) => Some(table.get(queue, weights)?),
+            Some(Tied::Apart(table)) => Some(table.get(queue, stream)?),
             Some(Tied::Shared(_)) | None => None,
         };
-        let weight = match (&own.matrix, &self.tied, &apart) {
-            (Some(matrix), _, _) => matrix,
-            (None, Some(Tied::Shared(table)), _) => table,
-            (None, _, Some(table)) => &table.weight,
+        let (logits, bias) = (&mut self.logits, own.bias.as_ref());
+        let all = OutColumns {
+            first: 0,
+            width: spec.vocab,
+        };
+        let all = (Output::Write, all);
+        match (&own.matrix, &self.tied, &apart) {
+            (Some(matrix), _, _) => product(queue, (matrix, bias), x, all, logits, n)?,
+            (None, Some(Tied::Shared(table)), _) => {
+                let part = LinearPart {
+                    weight: &**table,
+                    bias: bias.map(Deref::deref),
+                };
+                queue.linear(&[part], x, Output::Write, logits, n)?;
+            }
+            (None, _, Some(table)) => product(queue, (&table.weight, bias), x, all, logits, n)?,
             (None, _, None) => {
                 unreachable!("a head has a matrix of its own or the table of tokens")
             }
-        };
-        let part = LinearPart {
-            weight,
-            bias: own.bias.as_ref(),
-        };
-        let logits = &mut self.logits;
-        queue.linear(&[part], x, Output::Write, logits, n)?;
+        }
         if let Some(table) = apart {
             table.end(queue)?;
         }

@@ -102,6 +102,14 @@ impl Order {
         self.pass(0, false)
     }
 
+    /// Parcels for what the decoder's layers attend to of an encoder's result.
+    pub(super) fn attend_to(&self) -> impl Iterator<Item = Next> + '_ {
+        self.decoder.iter().filter_map(|step| match step.next {
+            Next::Key(key @ Key::Unit(Unit::Layer(..))) => Some(Next::FromEncoded(key)),
+            Next::Key(_) | Next::FromEncoded(_) | Next::Unknown => None,
+        })
+    }
+
     /// Parcels for an encoder from a stage on.
     pub(super) fn encoder(&self, stage: usize) -> impl Iterator<Item = Next> + '_ {
         let keys = self.encoder.iter().filter(move |(of, _)| *of >= stage);

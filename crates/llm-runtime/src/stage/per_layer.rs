@@ -9,11 +9,12 @@ use super::table::Table;
 use crate::Result;
 use crate::activations::Activations;
 use crate::projection::{apply, norm_op, scale};
+use crate::stream::Tensor;
 
 /// The part of them that is made of the residual in `a.rows.x`, to which [`add_rows`] adds the rest.
 pub(super) fn project<B: Backend>(
     queue: &mut B::Queue,
-    weights: &LatentInputOf<B::Weight>,
+    weights: &LatentInputOf<Tensor<B>>,
     spec: &ModelSpec,
     a: &mut Activations<B>,
     n_tokens: usize,

@@ -63,6 +63,19 @@ pub(super) enum Source {
     Known([u8; 4]),
 }
 
+impl Source {
+    /// Some bytes of it; what is known is needed whole.
+    pub(super) fn cut(&self, window: Range<u64>) -> Self {
+        match self {
+            Source::File(Span { file, bytes }) => Source::File(Span {
+                file: Arc::clone(file),
+                bytes: bytes.start + window.start..bytes.start + window.end,
+            }),
+            &Source::Known(bytes) => Source::Known(bytes),
+        }
+    }
+}
+
 /// A weight that a parcel is to bring.
 pub(super) struct Item {
     pub(super) unit: Unit,

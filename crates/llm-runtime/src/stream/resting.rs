@@ -10,7 +10,7 @@ use llm_plan::PART_BORDER;
 use llm_quant::{Scheme, StoredWeight};
 use llm_tensor::Bytes;
 
-use super::Key;
+use super::{Cut, Key};
 use crate::Result;
 use crate::source::WeightSource;
 
@@ -30,12 +30,17 @@ struct ParcelLayout {
     range: Range<usize>,
     /// In `range`.
     weights: Vec<(Role, StoredWeight<Range<usize>>)>,
+    /// Of the one matrix, if it is brought so.
+    cut: Option<Cut>,
 }
 
 /// A parcel in the pages of its unit.
 pub(super) struct Resting<B: Backend> {
     pub(super) pages: Arc<B::HostPages>,
-    pub(super) range: Range<usize>,
+    /// Begin in them.
+    pub(super) start: usize,
+    /// Bytes of them, and where they come to in a place.
+    pub(super) copies: Vec<(Range<usize>, usize)>,
     weights: Vec<(Role, StoredWeight<Range<usize>>)>,
 }
 
@@ -57,13 +62,21 @@ impl Layout {
         }
     }
 
-    /// Adds a weight; those of one parcel follow each other.
-    pub(super) fn add(&mut self, key: Key, role: Role, scheme: Scheme, shape: (usize, usize)) {
-        if self.parcels.last().is_none_or(|last| last.key != key) {
+    /// Adds a weight; those of one parcel follow each other, and what is cut is one of its own.
+    pub(super) fn add(
+        &mut self,
+        (key, role): (Key, Role),
+        scheme: Scheme,
+        shape: (usize, usize),
+        cut: Option<Cut>,
+    ) {
+        let is_next = |last: &ParcelLayout| last.key == key && last.cut.is_none() && cut.is_none();
+        if !self.parcels.last().is_some_and(is_next) {
             self.parcels.push(ParcelLayout {
                 key,
                 range: self.len..self.len,
                 weights: Vec::new(),
+                cut,
             });
         }
         let parcel = self.parcels.last_mut().expect("a parcel was just added");
@@ -116,19 +129,61 @@ impl Layout {
             },
         };
         let pages = Arc::new(pages);
-        for parcel in self.parcels {
+        for ParcelLayout {
+            key,
+            range,
+            weights,
+            cut,
+        } in self.parcels
+        {
+            if let (Some(cut), [(role, matrix)]) = (cut, &*weights) {
+                for (i, rows) in cut.slices().enumerate() {
+                    let slice = Key::Slice(self.unit, *role, i as u32);
+                    let of_slice = Resting::of_rows(&pages, range.start, (*role, matrix), rows);
+                    resting.insert(slice, of_slice);
+                }
+                // Of the table, rows are looked up as well.
+                if key != Key::TiedTable {
+                    continue;
+                }
+            }
             let of_parcel = Resting {
                 pages: Arc::clone(&pages),
-                range: parcel.range,
-                weights: parcel.weights,
+                start: range.start,
+                copies: vec![(range, 0)],
+                weights,
             };
-            resting.insert(parcel.key, of_parcel);
+            resting.insert(key, of_parcel);
         }
         Ok(unit)
     }
 }
 
 impl<B: Backend> Resting<B> {
+    /// Some rows of a matrix that lies in `pages` from `start` on.
+    fn of_rows(
+        pages: &Arc<B::HostPages>,
+        start: usize,
+        (role, matrix): (Role, &StoredWeight<Range<usize>>),
+        rows: Range<usize>,
+    ) -> Self {
+        let (mut copies, mut len) = (Vec::new(), 0);
+        let slice = matrix.slice(rows, |_, part, window| {
+            let from = start + part.start + window.start as usize;
+            let n_bytes = (window.end - window.start) as usize;
+            let to = len..len + n_bytes;
+            len = to.end.next_multiple_of(PART_BORDER as usize);
+            copies.push((from..from + n_bytes, to.start));
+            to
+        });
+        Resting {
+            pages: Arc::clone(pages),
+            start,
+            copies,
+            weights: vec![(role, slice)],
+        }
+    }
+
     /// Offsets of a slot's weight in a staging place.
     ///
     /// # Panics

@@ -42,7 +42,7 @@ impl TableSource {
                 let table = tied.weight(role).clone();
                 Ok(table.map(|_, range| Part::InPages {
                     pages: Arc::clone(&tied.pages),
-                    start: tied.range.start + range.start,
+                    start: tied.start + range.start,
                 }))
             }
             (TableSource::InRam, _) => {

@@ -5,18 +5,22 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use llm_arch::{Role, Unit};
 use llm_backend::{Backend, Queue};
 
 use super::parcel::Parcel;
 use super::resting::Resting;
 use super::slots::{Slots, Staged};
-use super::{Key, Next};
+use super::{Cut, Key, Next};
 use crate::Result;
 
 /// Parcels, and the memory that they take turns in.
-pub(super) struct Shared<B: Backend> {
+pub(crate) struct Shared<B: Backend> {
+    pub(super) backend: Arc<B>,
+    /// Matrices that are brought in slices.
+    pub(super) cut: HashMap<(Unit, Role), Cut>,
     /// On disk.
     pub(super) parcels: HashMap<Key, Parcel>,
     /// In RAM.
@@ -34,6 +38,8 @@ pub(super) struct State<B: Backend> {
     /// None where the device computes in host memory.
     pub(super) places: Option<Slots<B, B::Place>>,
     pub(super) expected: VecDeque<Next>,
+    /// What is brought for what is too large to be brought at once.
+    pub(super) portions: HashMap<Key, Vec<Key>>,
     /// Queue that brings host pages to the device.
     pub(super) copies: B::Queue,
     /// Buffers that are to be filled.
@@ -62,11 +68,15 @@ pub(super) enum Hastened {
 
 impl<B: Backend> Shared<B> {
     pub(super) fn new(
+        backend: &Arc<B>,
         parcels: HashMap<Key, Parcel>,
         resting: HashMap<Key, Resting<B>>,
+        cut: HashMap<(Unit, Role), Cut>,
         state: State<B>,
     ) -> Self {
         Shared {
+            backend: Arc::clone(backend),
+            cut,
             parcels,
             resting,
             state: Mutex::new(state),
@@ -202,9 +212,9 @@ impl<B: Backend> Shared<B> {
         let places = places.as_mut().expect(PLACES);
         let mut staged = places.take(at);
         let outcome = match (self.resting.get(&key), self.parcels.get(&key)) {
-            (Some(Resting { pages, range, .. }), _) => {
-                let copy = [(range.clone(), 0)];
-                bring::<B>(copies, (pages, &copy), &mut staged)
+            (Some(resting), _) => {
+                let from = (&*resting.pages, resting.copies.as_slice());
+                bring::<B>(copies, from, &mut staged)
             }
             (None, Some(parcel)) => {
                 let buffer = buffers.find(key).expect("the parcel lies in a buffer");
@@ -242,7 +252,7 @@ impl<B: Backend> State<B> {
     fn next(&self) -> impl Iterator<Item = Key> + '_ {
         self.expected.iter().map_while(|next| match next {
             Next::Key(key) => Some(*key),
-            Next::Unknown => None,
+            Next::FromEncoded(_) | Next::Unknown => None,
         })
     }
 

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use llm_arch::{Role, Slot, Unit};
 use llm_checkpoint::{Checkpoint, DirectFile, Layout as Order, TensorInfo};
 use llm_plan::{
-    Encodings, Home, Placement, RunOn, becomes_table, is_looked_up, resting_bytes, staged_bytes,
+    Brought, Encodings, Home, Placement, RunOn, becomes_table, is_looked_up, resting_bytes,
+    slice_rows, staged_bytes, staging_slots,
 };
 use llm_quant::{Scheme, StoredWeight};
 use llm_tensor::{Bytes, PageBuf};
 
 use super::parcel::{Item, Parcel, Source, Span};
 use super::rows::TableSource;
-use super::{Feed, Key, Layout};
+use super::{Cut, Feed, Key, Layout, Staging};
 use crate::offload::{self, Prepared, UnitFile};
 use crate::quantized::{PartPlace, place_of};
 use crate::sum::Summing;
@@ -32,7 +33,7 @@ pub(crate) fn open(
     encodings: &Encodings<'_>,
     (run_on, at): (RunOn, impl Fn(Unit) -> Placement),
     mut prepared: Prepared,
-    n_tokens: usize,
+    (n_tokens, slice): (usize, Bytes),
 ) -> Result<Feed> {
     // They are read otherwise, and their descriptors are not needed twice.
     let offloaded = std::mem::take(&mut prepared.files);
@@ -42,12 +43,22 @@ pub(crate) fn open(
     let mut summed = BTreeSet::new();
     let mut items: BTreeMap<Key, Vec<Item>> = BTreeMap::new();
     let mut layouts: BTreeMap<Unit, Layout> = BTreeMap::new();
-    // Bytes of each unit in a place, and in a buffer.
-    let mut staged: BTreeMap<Unit, [u64; 2]> = BTreeMap::new();
+    let mut cut = HashMap::new();
+    // Of each unit, in a place and in a buffer.
+    let mut staged: BTreeMap<Unit, [Brought; 2]> = BTreeMap::new();
     let is_brought = |at: Placement| at.run_on == run_on && !at.is_resident();
-    // Those of one parcel one after the other.
+    let large = large_units(model, encodings, run_on, slice);
+    // Those of one parcel one after the other, what is cut behind them.
     let mut tensors: Vec<_> = model.tensors().collect();
-    tensors.sort_by_key(|bound| (bound.slot.unit, key_of(bound.slot)));
+    let slices = |bound: &BoundTensor<'_>| {
+        let scheme = encodings.scheme(bound.slot, bound.stored(), run_on);
+        let rows = slice_rows(bound.slot, scheme, slice);
+        rows.filter(|_| large.contains(&bound.slot.unit))
+    };
+    tensors.sort_by_cached_key(|bound| {
+        let is_cut = slices(bound).is_some();
+        (bound.slot.unit, key_of(bound.slot), is_cut)
+    });
     for bound in tensors {
         let slot = bound.slot;
         let placement = at(slot.unit);
@@ -60,33 +71,51 @@ pub(crate) fn open(
             Home::Disk => Some(files.tensor(&bound, scheme)?),
             Home::Ram | Home::Gpu(_) => None,
         };
+        let is_large = large.contains(&slot.unit);
+        if (is_large || slot.role.table_of().is_some())
+            && let Some((file, sum)) = files.of_unit(slot.unit)
+            && !bound.is_final(scheme)
+            && summed.insert(slot.unit)
+        {
+            verify(&file, sum)?;
+        }
         if slot.role.table_of().is_some() {
-            if let Some((file, sum)) = files.of_unit(slot.unit)
-                && !bound.is_final(scheme)
-                && summed.insert(slot.unit)
-            {
-                verify(&file, sum)?;
-            }
             let table = weight.clone().map(Box::new).map(TableSource::OnDisk);
             tables.insert(slot.role, table.unwrap_or(TableSource::InRam));
         }
         if is_looked_up(slot.role, is_tied) {
             continue;
         }
-        let [in_place, in_buffer] = staged.entry(slot.unit).or_default();
-        *in_place += resting_bytes(slot, scheme).get();
+        let (matrix, unit, role, key) = (slot.matrix(), slot.unit, slot.role, key_of(slot));
+        let slice_rows = slice_rows(slot, scheme, slice);
+        let of_slice = slice_rows.map(|n| (n, matrix.1));
+        let [in_place, in_buffer] = staged.entry(unit).or_default();
+        let resting = |matrix| resting_bytes(matrix, scheme);
+        in_place.add(resting(matrix), of_slice.map(resting));
         if placement.home == Home::Disk {
-            *in_buffer += staged_bytes(slot, scheme).get();
+            let staged = |matrix| staged_bytes(matrix, scheme);
+            in_buffer.add(staged(matrix), of_slice.map(staged));
         }
-        let (unit, role, key) = (slot.unit, slot.role, key_of(slot));
-        match weight {
-            Some(weight) => items
-                .entry(key)
-                .or_default()
-                .push(Item { unit, role, weight }),
-            None => {
+        let as_cut = slice_rows.filter(|_| is_large).map(|slice_rows| Cut {
+            n_rows: matrix.0,
+            slice_rows,
+        });
+        cut.extend(as_cut.map(|cut| ((unit, role), cut)));
+        let mut add = |key, weight| {
+            let item = Item { unit, role, weight };
+            items.entry(key).or_default().push(item);
+        };
+        match (weight, as_cut) {
+            (Some(weight), None) => add(key, weight),
+            (Some(weight), Some(cut)) => {
+                for (i, rows) in cut.slices().enumerate() {
+                    let slice = weight.slice(rows, |_, source, window| source.cut(window));
+                    add(Key::Slice(unit, role, i as u32), slice);
+                }
+            }
+            (None, as_cut) => {
                 let layout = layouts.entry(unit).or_insert_with(|| Layout::new(unit));
-                layout.add(key, role, scheme, slot.matrix());
+                layout.add((key, role), scheme, matrix, as_cut);
             }
         }
     }
@@ -95,23 +124,58 @@ pub(crate) fn open(
         let to_sum = files.of_unit(unit).filter(|_| !summed.contains(&unit));
         (key, Parcel::new(items, to_sum))
     });
-    let largest = |i: usize| {
-        staged
-            .values()
-            .map(|bytes| bytes[i] as usize)
-            .max()
-            .unwrap_or(0)
+    let staging = |i: usize| {
+        let brought = staged.iter().filter(|(_, brought)| brought[i].all > 0);
+        let lens = brought
+            .clone()
+            .map(|(unit, brought)| brought[i].at_once(large.contains(unit)) as usize);
+        let len = lens.max().unwrap_or(0);
+        let are_cut = brought
+            .map(|(unit, _)| unit)
+            .any(|unit| large.contains(unit));
+        Staging {
+            n: if len > 0 {
+                staging_slots(are_cut) as usize
+            } else {
+                0
+            },
+            len,
+        }
     };
     Ok(Feed {
         run_on,
         parcels: parcels.collect(),
         resting: layouts.into_values().collect(),
+        cut,
         tables,
-        place_len: largest(0),
-        buffer_len: largest(1),
+        places: staging(0),
+        buffers: staging(1),
         n_tokens,
         prepared,
     })
+}
+
+/// Units of which a pass reads more than a slice.
+fn large_units(
+    model: &BoundModel,
+    encodings: &Encodings<'_>,
+    run_on: RunOn,
+    slice: Bytes,
+) -> BTreeSet<Unit> {
+    let is_tied = model.spec().is_tied();
+    let mut read: BTreeMap<Unit, Bytes> = BTreeMap::new();
+    for bound in model.tensors() {
+        let slot = bound.slot;
+        if becomes_table(slot.role) || is_looked_up(slot.role, is_tied) {
+            continue;
+        }
+        let (rows, cols) = slot.matrix();
+        let scheme = encodings.scheme(slot, bound.stored(), run_on);
+        let bytes = scheme.stored_bytes(rows as u64, cols as u64).total();
+        *read.entry(slot.unit).or_default() += bytes;
+    }
+    let large = read.into_iter().filter(|&(_, bytes)| bytes > slice);
+    large.map(|(unit, _)| unit).collect()
 }
 
 /// The parcel that has the weight of a slot.

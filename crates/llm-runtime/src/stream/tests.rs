@@ -14,6 +14,7 @@ use llm_plan::SLOT_PADDING;
 use llm_quant::{Part, Parts, Scheme, StoredWeight};
 use llm_tensor::{DType, Shape, WorkspaceShape};
 
+use super::lease::Lease;
 use super::parcel::{Item, Parcel, Source, Span};
 use super::*;
 use crate::{RuntimeError, sum};
@@ -95,7 +96,7 @@ impl<B: Backend> Computing<B> {
     }
 
     fn bring<'s>(&mut self, stream: &'s Stream<B>, i: usize) -> Result<Lease<'s, B>> {
-        stream.bring(&mut self.queue, key(i))
+        stream.shared().bring(&mut self.queue, key(i))
     }
 
     /// Has the elements of a unit looked up, and gives its place back.
@@ -108,7 +109,7 @@ impl<B: Backend> Computing<B> {
     fn looked_up(&mut self, lease: &Lease<'_, B>, i: usize, len: usize) -> B::Buffer {
         let mut buffer = self.backend.alloc(len / 2).unwrap();
         let first = self.backend.alloc_index(1).unwrap();
-        let weight = lease.weight(&self.backend, unit(i), ROLE).unwrap();
+        let (weight, _) = lease.weight(unit(i), ROLE).unwrap();
         let done = self.queue.embed(&weight, &first, 1, 1.0, &mut buffer);
         done.unwrap();
         buffer
@@ -193,10 +194,10 @@ impl Files {
             feed.parcels.remove(&key(i)).unwrap();
             let mut layout = Layout::new(unit(i));
             layout.add(
-                key(i),
-                ROLE,
+                (key(i), ROLE),
                 Scheme::Dense(DType::BF16),
                 (1, self.lengths[i] / 2),
+                None,
             );
             feed.resting.push(layout);
         }
@@ -220,8 +221,9 @@ fn feed_of(parcels: HashMap<Key, Parcel>) -> Feed {
     let largest = parcels.values().map(|parcel| parcel.len).max().unwrap();
     Feed {
         run_on: RunOn::Cpu,
-        place_len: largest,
-        buffer_len: largest,
+        places: Staging { n: 2, len: largest },
+        buffers: Staging { n: 2, len: largest },
+        cut: HashMap::new(),
         parcels,
         resting: Vec::new(),
         tables: HashMap::new(),
@@ -303,6 +305,28 @@ fn experts_that_a_router_names_come_before_the_next_layer() {
     for i in [3, 1, 5] {
         device.check(&files, &stream, i);
     }
+}
+
+/// Keys and values of an encoder's result are made once, and not read for each token.
+#[test]
+fn slices_for_an_encoders_result_are_read_for_that_alone() {
+    let files = Files::new(&[10_000; 2]);
+    let device = Computing::new();
+    let stream = device.stream(files.feed(None));
+    let slices = |role| [0, 1].map(|i| Key::Slice(key(0).unit(), role, i));
+    let [q, k, v] = [Role::CrossQ, Role::CrossK, Role::CrossV].map(slices);
+    let all = [&[key(0)][..], &q, &k, &v].concat();
+    stream.state().portions.insert(key(0), all);
+    let expected = |next: &[Next]| -> Vec<Next> {
+        stream.expect(next.iter().copied());
+        stream.state().expected.iter().copied().collect()
+    };
+    let keys =
+        |parts: &[&[Key]]| -> Vec<Next> { parts.concat().into_iter().map(Next::Key).collect() };
+    let of_pass = expected(&[Next::Key(key(0)), Next::Key(key(1))]);
+    assert_eq!(of_pass, keys(&[&[key(0)], &q, &[key(1)]]));
+    let of_encoded = expected(&[Next::FromEncoded(key(0)), Next::FromEncoded(key(1))]);
+    assert_eq!(of_encoded, keys(&[&[key(0)], &k, &v, &[key(1)]]));
 }
 
 /// The next unit is on its way before it is asked for, while the one before is in use.

@@ -31,7 +31,7 @@ fn a_recommendation_comes_first() {
             args: &["--max-memory", "0=15GB,cpu=12.7GB,disk=100GB"],
             code: 0,
             flags: json!("--load-in-8bit"),
-            line: "Recommended: use --load-in-8bit: wholly on the GPU, 36.1 tokens/s (as it is: on GPU + RAM, 9.6); \
+            line: "Recommended: use --load-in-8bit: wholly on the GPU, 36.1 tokens/s (as it is: on GPU + RAM, 11.4); \
                 the most exact precision that makes 10 or more there.",
         },
         Case {
@@ -51,18 +51,18 @@ fn a_recommendation_comes_first() {
         },
         Case {
             model: "bigscience/bloomz-7b1-mt",
-            args: &["--max-memory", "cpu=3.5GB,disk=100GB"],
+            args: &["--max-memory", "cpu=3.5GB,disk=9GB", "--dtype", "f32"],
             code: 2,
-            flags: json!("--load-in-4bit"),
-            line: "Recommended: use --load-in-4bit: on RAM + disk, 0.29 tokens/s (as it is it does not fit); \
+            flags: json!("--dtype bf16"),
+            line: "Recommended: use --dtype bf16: on RAM + disk, 0.08 tokens/s (as it is it does not fit); \
                 the most exact precision that is at least half as fast as the fastest.",
         },
         Case {
             model: "bigscience/bloomz-7b1-mt",
-            args: &["--max-memory", "cpu=1GB,disk=1GB"],
+            args: &["--max-memory", "cpu=100MB,disk=1GB"],
             code: 2,
             flags: Value::Null,
-            line: "Recommended: give 4.1 GB (3.8 GiB) of RAM (instead of 1.0 GB (953.7 MiB)) \
+            line: "Recommended: give 1.4 GB (1.3 GiB) of RAM (instead of 100.0 MB (95.4 MiB)) \
                 (the only single change that makes it fit).",
         },
     ];
