@@ -4,6 +4,7 @@ use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use llm_engine::{EndReason, Generation, Prefix, Settings, complete};
 use llm_plan::Workload;
 use llm_runtime::Session;
 use llm_text::{Conversation, Message, Role, Tokenizer};
@@ -11,7 +12,6 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use crate::cli::ChatArgs;
-use crate::engine::{EndReason, Generation, Prefix, Settings, complete};
 use crate::failure::refuse;
 use crate::input::template::chat_ids;
 use crate::load::Loaded;

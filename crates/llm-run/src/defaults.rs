@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use llm_arch::ModelSpec;
+use llm_engine::{Length, Settings};
 use llm_runtime::{Beams, EarlyStopping, Rules, Sampling};
 use llm_text::Tokenizer;
 
 use crate::cli::SamplingArgs;
-use crate::engine::{Length, Settings};
 use crate::failure::refuse;
 use crate::generation_config::GenerationConfig;
 

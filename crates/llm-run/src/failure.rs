@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Error;
 use llm_checkpoint::CheckpointError;
 use llm_cpu::CpuError;
+use llm_engine::EngineError;
 use llm_plan::PlanError;
 use llm_runtime::RuntimeError;
 use llm_text::TextError;
@@ -49,10 +50,7 @@ pub(crate) fn unreadable(what: impl std::fmt::Display, error: std::io::Error) ->
 /// after one, as shells have it. 1 for the rest: a disk that fails or is full, too little memory, faults of our own.
 pub(crate) fn exit_code(error: &Error) -> ExitCode {
     let is_interrupt = |cause: &(dyn std::error::Error + 'static)| {
-        matches!(
-            cause.downcast_ref::<RuntimeError>(),
-            Some(RuntimeError::Interrupted)
-        )
+        matches!(of_runtime(cause), Some(RuntimeError::Interrupted))
     };
     if is_broken_pipe(error) {
         ExitCode::SUCCESS
@@ -73,9 +71,20 @@ fn is_users(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.is::<CpuError>()
         || cause.is::<CheckpointError>()
         || cause.is::<PlanError>()
+        || of_runtime(cause).is_some_and(RuntimeError::is_users)
         || cause
-            .downcast_ref::<RuntimeError>()
-            .is_some_and(RuntimeError::is_users)
+            .downcast_ref::<EngineError>()
+            .is_some_and(|error| error.of_runtime().is_none())
+}
+
+/// The session's error that a cause is, by itself or as an answer's.
+fn of_runtime<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e RuntimeError> {
+    let of_answer = || {
+        cause
+            .downcast_ref::<EngineError>()
+            .and_then(EngineError::of_runtime)
+    };
+    cause.downcast_ref::<RuntimeError>().or_else(of_answer)
 }
 
 /// True where the machine failed, whatever was asked for.
@@ -159,6 +168,7 @@ mod tests {
             (code(spawn), of(1)),
             (code(RuntimeError::EmptyPrompt), of(2)),
             (code(RuntimeError::Interrupted), of(130)),
+            (code(EngineError::from(RuntimeError::Interrupted)), of(130)),
             (code(io::Error::from(ErrorKind::BrokenPipe)), of(0)),
             (code(anyhow::anyhow!("a fault of ours")), of(1)),
         ];

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use llm_engine::{Completion, EndReason, Generation, complete};
 use llm_plan::Workload;
 use llm_text::Tokenizer;
 use serde_json::json;
@@ -10,7 +11,6 @@ use serde_json::json;
 use self::prompt::prompt_ids;
 use self::settings::{open, settings};
 use crate::cli::GenerateArgs;
-use crate::engine::{Completion, EndReason, Generation, complete};
 use crate::load::Loaded;
 use crate::output::usage;
 use crate::resident::{ResidentReport, ResidentSet};

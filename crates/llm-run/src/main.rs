@@ -12,7 +12,6 @@ mod cli;
 mod defaults;
 mod demo;
 mod doctor;
-mod engine;
 mod failure;
 mod generate;
 mod generation_config;

@@ -17,7 +17,7 @@ enum May {
 }
 
 /// Lowest first. ARCHITECTURE.md explains it.
-const LAYERS: [(&str, May); 18] = [
+const LAYERS: [(&str, May); 19] = [
     ("llm-json", May::Use(&[])),
     ("llm-tensor", May::Use(&[])),
     ("llm-text", May::Use(&["llm-json"])),
@@ -56,6 +56,10 @@ const LAYERS: [(&str, May); 18] = [
             "llm-plan",
             "llm-backend",
         ]),
+    ),
+    (
+        "llm-engine",
+        May::Use(&["llm-arch", "llm-runtime", "llm-text"]),
     ),
     ("cuda-emulator", May::Use(&[])),
     ("llm-run", May::UseAll),

@@ -4,7 +4,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Error, Result, anyhow};
+use llm_engine::{
+    Batch, Completion, EndReason, EngineError, Generation, Settings, complete, nth_seed,
+};
 use llm_plan::Workload;
 use llm_runtime::{Interrupt, RuntimeError, Session};
 use llm_text::Tokenizer;
@@ -13,9 +16,6 @@ use serde_json::json;
 use super::prompts::{self, Prompt};
 use super::settings::{open, settings};
 use crate::cli::GenerateArgs;
-use crate::engine::{
-    Batch, Completion, EndReason, Generation, Settings, complete, nth_seed, of_prompt,
-};
 use crate::failure::refuse;
 use crate::input::lines::{Line, Lines, Patience};
 use crate::input::template;
@@ -174,7 +174,9 @@ fn share_passes(
                 break;
             };
             let ended = match generation(batch.session(), results.tokenizer, &prompt, settings) {
-                Ok(generation) => batch.add(prompt, generation)?,
+                Ok(generation) => batch
+                    .add(prompt, generation)?
+                    .map(|(prompt, outcome)| (prompt, outcome.map_err(Error::from))),
                 Err(error) => Some((prompt, Err(error))),
             };
             if let Some((prompt, outcome)) = ended {
@@ -185,7 +187,7 @@ fn share_passes(
             return Ok(());
         }
         for (prompt, outcome) in batch.advance()? {
-            results.print(&prompt, outcome)?;
+            results.print(&prompt, outcome.map_err(Error::from))?;
         }
     }
 }
@@ -201,7 +203,9 @@ fn search_each(
             Ok(generation) => {
                 session.truncate(0, 0);
                 let ids = generation.prompt().to_vec();
-                of_prompt(complete(session, generation, &ids, &mut |_| Ok(())))?
+                let print = &mut |_: &str| Ok::<(), EngineError>(());
+                let outcome = complete(session, generation, &ids, print);
+                EngineError::of_prompt(outcome)?.map_err(Error::from)
             }
             Err(error) => Err(error),
         };
@@ -226,7 +230,7 @@ fn generation<'a>(
 ) -> Result<Generation<'a>> {
     let ids = prompt.ids.as_ref().map_err(|flaw| anyhow!("{flaw}"))?;
     session.check_prompt(ids)?;
-    Generation::new(session.spec(), tokenizer, settings, ids)
+    Ok(Generation::new(session.spec(), tokenizer, settings, ids)?)
 }
 
 /// Results that were printed.

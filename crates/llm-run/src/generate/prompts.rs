@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 
 use super::prompt::{given_to_template, text_ids};
 use crate::cli::GenerateArgs;
-use crate::engine::Length;
 use crate::input::lines::Line;
 use crate::input::template::chat_ids;
 use crate::open::OpenModel;
+use llm_engine::Length;
 
 /// One prompt of many.
 pub(super) struct Prompt {

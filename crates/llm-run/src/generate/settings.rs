@@ -6,9 +6,9 @@ use anyhow::Result;
 use llm_text::Tokenizer;
 
 use crate::cli::GenerateArgs;
-use crate::engine::Settings;
 use crate::open::OpenModel;
 use crate::{defaults, demo, output};
+use llm_engine::Settings;
 
 pub(super) fn open(args: &GenerateArgs) -> Result<OpenModel> {
     let model = args.model.as_deref().unwrap_or(Path::new(demo::NAME));

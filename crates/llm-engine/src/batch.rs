@@ -2,15 +2,14 @@
 
 use std::vec::IntoIter;
 
-use anyhow::Result;
 use llm_runtime::Session;
 
-use super::generation::{Completion, EndReason, Generation};
-use super::outcome::of_prompt;
+use crate::generation::{Completion, EndReason, Generation};
+use crate::{EngineError, Result};
 
 /// Sequences of a session that generate side by side, each with an outcome of its own. A `T` stands for the request of
 /// each.
-pub(crate) struct Batch<'a, T> {
+pub struct Batch<'a, T> {
     session: &'a mut Session,
     /// Sequences of no request.
     free: Vec<usize>,
@@ -56,11 +55,11 @@ impl<'l> Iterator for Outcomes<'l> {
 }
 
 /// A request whose generation is over, and its outcome.
-pub(crate) type Ended<T> = (T, Result<Completion>);
+pub type Ended<T> = (T, Result<Completion>);
 
 impl<'a, T> Batch<'a, T> {
     /// A batch of up to `n_sequences` sequences.
-    pub(crate) fn new(session: &'a mut Session, n_sequences: usize) -> Self {
+    pub fn new(session: &'a mut Session, n_sequences: usize) -> Self {
         Batch {
             session,
             free: (0..n_sequences).collect(),
@@ -68,16 +67,18 @@ impl<'a, T> Batch<'a, T> {
         }
     }
 
-    pub(crate) fn session(&self) -> &Session {
+    /// The session that all of them share.
+    pub fn session(&self) -> &Session {
         self.session
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// True where nothing is generated.
+    pub fn is_empty(&self) -> bool {
         self.active.is_empty()
     }
 
     /// True where another request can be added.
-    pub(crate) fn has_room(&self) -> bool {
+    pub fn has_room(&self) -> bool {
         !self.free.is_empty()
     }
 
@@ -88,13 +89,9 @@ impl<'a, T> Batch<'a, T> {
     ///
     /// # Panics
     /// When no sequence is free.
-    pub(crate) fn add(
-        &mut self,
-        request: T,
-        generation: Generation<'a>,
-    ) -> Result<Option<Ended<T>>> {
+    pub fn add(&mut self, request: T, generation: Generation<'a>) -> Result<Option<Ended<T>>> {
         let sequence = *self.free.last().expect("a sequence is free");
-        let pending = match of_prompt(self.pending(sequence, &generation))? {
+        let pending = match EngineError::of_prompt(self.pending(sequence, &generation))? {
             Ok(pending) => pending,
             Err(error) => return Ok(Some((request, Err(error)))),
         };
@@ -128,7 +125,7 @@ impl<'a, T> Batch<'a, T> {
     ///
     /// # Errors
     /// When the session fails.
-    pub(crate) fn advance(&mut self) -> Result<Vec<Ended<T>>> {
+    pub fn advance(&mut self) -> Result<Vec<Ended<T>>> {
         let mut room = self.tokens_at_once();
         let pieces = self.active.iter().map_while(|active| {
             let n_tokens = active.pending.len().min(room);
@@ -162,7 +159,8 @@ impl<'a, T> Batch<'a, T> {
                 continue;
             };
             self.free.push(active.sequence);
-            let outcome = end.and_then(|end| active.generation.finish(end, &mut |_| Ok(())));
+            let outcome = end.and_then(|end| active.generation.finish(end));
+            let outcome = outcome.map(|(completion, _)| completion);
             ended.push((active.request, outcome));
         }
         Ok(ended)
@@ -192,7 +190,8 @@ impl<T> Active<'_, T> {
             After::Id(id) => id,
         };
         self.pending.push(id);
-        self.generation.push(id, self.room, &mut |_| Ok(()))
+        let (_, end) = self.generation.push(id, self.room)?;
+        Ok(end)
     }
 }
 
@@ -200,7 +199,7 @@ impl<T> Active<'_, T> {
 /// has nothing in common, even where a request is repeated and the seeds are neighbours.
 ///
 /// *Source*: Steele, Lea and Flood, Fast splittable pseudorandom number generators (2014).
-pub(crate) fn nth_seed(seed: u64, index: u64) -> u64 {
+pub fn nth_seed(seed: u64, index: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(index.wrapping_add(1)));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

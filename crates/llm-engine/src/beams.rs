@@ -2,19 +2,19 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
 use llm_runtime::{BeamSearch, BeamStep, RuntimeError, Session};
 
-use super::generation::{Completion, EndReason, Generation, Timings};
+use crate::EngineError;
+use crate::generation::{Completion, EndReason, Generation, Timings};
 
-/// As [`super::complete`], by a beam search over as many sequences of the session; afterwards the first one holds the
+/// As [`crate::complete`], by a beam search over as many sequences of the session; afterwards the first one holds the
 /// prompt.
-pub(super) fn complete(
+pub(crate) fn complete<E: From<EngineError>>(
     session: &mut Session,
     mut generation: Generation<'_>,
     ids: &[u32],
-    print: &mut dyn FnMut(&str) -> Result<()>,
-) -> Result<(Completion, Timings)> {
+    print: &mut dyn FnMut(&str) -> Result<(), E>,
+) -> Result<(Completion, Timings), E> {
     let context = session.limits().context;
     let begin = Instant::now();
     let logits = generation.prefill(session, ids).map(<[f32]>::to_vec);
@@ -25,12 +25,16 @@ pub(super) fn complete(
     let interrupted = match logits {
         Ok(logits) => run(session, &generation, &mut search, &logits)?,
         Err(RuntimeError::Interrupted) => Some(EndReason::Interrupted),
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(EngineError::from(error).into()),
     };
     let mut end = None;
     for (i, &id) in search.best().iter().enumerate() {
         let room = context.saturating_sub(n_prompt + i);
-        end = generation.push(id, room, print)?;
+        let (piece, ended) = generation.push(id, room)?;
+        if !piece.is_empty() {
+            print(&piece)?;
+        }
+        end = ended;
         if end.is_some() {
             break;
         }
@@ -39,7 +43,11 @@ pub(super) fn complete(
     // A continuation that nothing else ends was the best when time ran out.
     let end = interrupted.or(end).unwrap_or(EndReason::Time);
     let decode = begin.elapsed();
-    Ok((generation.finish(end, print)?, Timings { prefill, decode }))
+    let (completion, rest) = generation.finish(end)?;
+    if !rest.is_empty() {
+        print(&rest)?;
+    }
+    Ok((completion, Timings { prefill, decode }))
 }
 
 fn search(session: &Session, generation: &Generation<'_>) -> BeamSearch {
@@ -61,7 +69,7 @@ fn run(
     generation: &Generation<'_>,
     search: &mut BeamSearch,
     logits: &[f32],
-) -> Result<Option<EndReason>> {
+) -> crate::Result<Option<EndReason>> {
     let mut is_end = |ids: &[u32]| generation.is_ended(ids);
     let mut slots = Slots::new(session.limits().n_sequences);
     let mut steps = search.advance(logits, &mut is_end)?.to_vec();
@@ -101,7 +109,11 @@ impl Slots {
     }
 
     /// Gives each beam a sequence that holds what it goes on from; the tokens to feed to them.
-    fn follow(&mut self, session: &mut Session, steps: &[BeamStep]) -> Result<&[(usize, u32)]> {
+    fn follow(
+        &mut self,
+        session: &mut Session,
+        steps: &[BeamStep],
+    ) -> crate::Result<&[(usize, u32)]> {
         std::mem::swap(&mut self.of_beams, &mut self.former);
         self.of_beams.clear();
         let is_gone = |beam: &usize| steps.iter().all(|step| step.parent != *beam);

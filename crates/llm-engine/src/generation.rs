@@ -2,19 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
 use llm_arch::ModelSpec;
 use llm_runtime::{Rules, RuntimeError, Sampler, Session};
 use llm_text::Tokenizer;
 use serde::Serialize;
 
-use super::settings::Settings;
-use super::text::StoppingText;
+use crate::Result;
+use crate::settings::Settings;
+use crate::text::StoppingText;
 
 /// Reason why a generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum EndReason {
+pub enum EndReason {
     /// The model's end-of-text token.
     Eos,
     /// A stop string.
@@ -31,26 +31,30 @@ pub(crate) enum EndReason {
 
 /// Tokens and text of a generation that has ended.
 #[derive(Debug)]
-pub(crate) struct Completion {
-    pub(crate) n_prompt_tokens: usize,
+pub struct Completion {
+    /// Tokens of the prompt.
+    pub n_prompt_tokens: usize,
     /// Every token that was chosen, one that ended the text included.
-    pub(crate) ids: Vec<u32>,
+    pub ids: Vec<u32>,
     /// All text that was handed out.
-    pub(crate) text: String,
-    pub(crate) end: EndReason,
+    pub text: String,
+    /// Reason of its end.
+    pub end: EndReason,
     /// The seed, where choices are random.
-    pub(crate) seed: Option<u64>,
+    pub seed: Option<u64>,
 }
 
 /// Time that a completion took.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Timings {
-    pub(crate) prefill: Duration,
-    pub(crate) decode: Duration,
+pub struct Timings {
+    /// Reading the prompt.
+    pub prefill: Duration,
+    /// Writing the answer.
+    pub decode: Duration,
 }
 
 /// Generation in progress: the answer to one prompt.
-pub(crate) struct Generation<'a> {
+pub struct Generation<'a> {
     settings: Settings,
     /// Tokens that it answers.
     prompt: Vec<u32>,
@@ -68,7 +72,7 @@ impl<'a> Generation<'a> {
     ///
     /// # Errors
     /// When the prompt has a token that the model does not know, or is as long as it and the answer may be together.
-    pub(crate) fn new(
+    pub fn new(
         spec: &ModelSpec,
         tokenizer: Option<&'a Tokenizer>,
         settings: Settings,
@@ -96,7 +100,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Appends `ids`, the end of the prompt, to the first sequence, or has the encoder read all of it; chooses the next token.
-    pub(super) fn first(&mut self, session: &mut Session, ids: &[u32]) -> llm_runtime::Result<u32> {
+    pub(crate) fn first(&mut self, session: &mut Session, ids: &[u32]) -> llm_runtime::Result<u32> {
         if !self.is_greedy() {
             let logits = self.prefill(session, ids)?;
             return self.sampler.sample(logits);
@@ -111,7 +115,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Appends a token to the first sequence, and chooses the next.
-    pub(super) fn next(&mut self, session: &mut Session, id: u32) -> llm_runtime::Result<u32> {
+    pub(crate) fn next(&mut self, session: &mut Session, id: u32) -> llm_runtime::Result<u32> {
         match self.is_greedy() {
             true => session.greedy(0, &[id]),
             false => self.sampler.sample(session.step(&[(0, id)])?),
@@ -119,13 +123,13 @@ impl<'a> Generation<'a> {
     }
 
     /// True where tokens are chosen without a look at logits.
-    pub(super) fn is_greedy(&self) -> bool {
+    pub(crate) fn is_greedy(&self) -> bool {
         self.sampler.is_greedy()
     }
 
     /// Appends `ids`, the end of the prompt, to the first sequence, or has the encoder read all of it; the logits of the
     /// next token.
-    pub(super) fn prefill<'s>(
+    pub(crate) fn prefill<'s>(
         &self,
         session: &'s mut Session,
         ids: &[u32],
@@ -143,21 +147,20 @@ impl<'a> Generation<'a> {
     ///
     /// # Errors
     /// When none may follow.
-    pub(super) fn choose(&mut self, logits: &[f32]) -> Result<u32> {
+    pub(crate) fn choose(&mut self, logits: &[f32]) -> Result<u32> {
         Ok(self.sampler.sample(logits)?)
     }
 
-    /// Takes the next token, with `room` positions left in its sequence; the reason to end with it, if there is one.
-    pub(super) fn push(
-        &mut self,
-        id: u32,
-        room: usize,
-        print: &mut dyn FnMut(&str) -> Result<()>,
-    ) -> Result<Option<EndReason>> {
+    /// Takes the next token, with `room` positions left in its sequence; the text that is certain now, and the reason to end
+    /// with it, if there is one.
+    pub(crate) fn push(&mut self, id: u32, room: usize) -> Result<(String, Option<EndReason>)> {
         self.ids.push(id);
-        Ok(if self.settings.rules.eos_ids.contains(&id) {
-            Some(EndReason::Eos)
-        } else if self.text.push(id, print)? {
+        let (piece, is_stop) = match self.settings.rules.eos_ids.contains(&id) {
+            // Whose text is not the answer's.
+            true => return Ok((String::new(), Some(EndReason::Eos))),
+            false => self.text.push(id)?,
+        };
+        let end = if is_stop {
             Some(EndReason::Stop)
         } else if self.ids.len() == self.max_new_tokens {
             Some(EndReason::Length)
@@ -167,7 +170,8 @@ impl<'a> Generation<'a> {
             Some(EndReason::Time)
         } else {
             None
-        })
+        };
+        Ok((piece, end))
     }
 
     /// True where the answer takes more time than it may.
@@ -177,21 +181,21 @@ impl<'a> Generation<'a> {
     }
 
     /// Tokens of the prompt.
-    pub(crate) fn prompt(&self) -> &[u32] {
+    pub fn prompt(&self) -> &[u32] {
         &self.prompt
     }
 
-    pub(super) fn settings(&self) -> &Settings {
+    pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
     /// Tokens that were chosen so far.
-    pub(super) fn n_tokens(&self) -> usize {
+    pub(crate) fn n_tokens(&self) -> usize {
         self.ids.len()
     }
 
     /// Rules of the choices, for texts of up to `longest` tokens.
-    pub(super) fn rules(&self, longest: usize) -> Rules {
+    pub(crate) fn rules(&self, longest: usize) -> Rules {
         let n_begin = self.settings.begin(&self.prompt).len();
         let max_length = n_begin.saturating_add(self.max_new_tokens);
         self.settings.rules.up_to(max_length.min(longest))
@@ -199,22 +203,20 @@ impl<'a> Generation<'a> {
 
     /// True where `ids`, which begin an answer, are its end: by a stop string that the last of them completes, or since
     /// no time is left.
-    pub(super) fn is_ended(&self, ids: &[u32]) -> bool {
+    pub(crate) fn is_ended(&self, ids: &[u32]) -> bool {
         self.is_late() || self.text.is_stopped(ids)
     }
 
-    /// The completion, which ended for the reason `end`; `print` gets the rest of its text.
-    pub(super) fn finish(
-        self,
-        end: EndReason,
-        print: &mut dyn FnMut(&str) -> Result<()>,
-    ) -> Result<Completion> {
-        Ok(Completion {
+    /// The completion, which ended for the reason `end`, and what of its text was not handed out yet.
+    pub(crate) fn finish(self, end: EndReason) -> Result<(Completion, String)> {
+        let (text, rest) = self.text.finish()?;
+        let completion = Completion {
             n_prompt_tokens: self.prompt.len(),
             seed: self.settings.draws().then_some(self.settings.seed),
             ids: self.ids,
-            text: self.text.finish(print)?,
+            text,
             end,
-        })
+        };
+        Ok((completion, rest))
     }
 }

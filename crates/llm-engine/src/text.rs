@@ -1,12 +1,12 @@
 //! Text of a generation, up to a stop string.
 
-use anyhow::Result;
 use llm_text::{StopOutcome, StopStrings, StreamingDetokenizer, TextError, Tokenizer};
 
-use super::settings::Settings;
+use crate::Result;
+use crate::settings::Settings;
 
 /// Text as it becomes certain: whole characters, no beginnings of stop strings.
-pub(super) struct StoppingText<'t> {
+pub(crate) struct StoppingText<'t> {
     tokenizer: Option<&'t Tokenizer>,
     stop: Vec<String>,
     detokenizer: Option<StreamingDetokenizer<'t>>,
@@ -15,7 +15,7 @@ pub(super) struct StoppingText<'t> {
 }
 
 impl<'t> StoppingText<'t> {
-    pub(super) fn new(tokenizer: Option<&'t Tokenizer>, settings: &Settings) -> Self {
+    pub(crate) fn new(tokenizer: Option<&'t Tokenizer>, settings: &Settings) -> Self {
         StoppingText {
             tokenizer,
             stop: settings.stop.clone(),
@@ -25,14 +25,10 @@ impl<'t> StoppingText<'t> {
         }
     }
 
-    /// Takes a token; true where it completes a stop string.
-    pub(super) fn push(
-        &mut self,
-        id: u32,
-        print: &mut dyn FnMut(&str) -> Result<()>,
-    ) -> Result<bool> {
+    /// Takes a token; the text that is certain now, and true where the token completes a stop string.
+    pub(crate) fn push(&mut self, id: u32) -> Result<(String, bool)> {
         let Some(detokenizer) = &mut self.detokenizer else {
-            return Ok(false);
+            return Ok((String::new(), false));
         };
         let piece = match detokenizer.push(id) {
             // A vocabulary that was padded to a round number has entries beyond the tokenizer's: they have no text.
@@ -43,12 +39,12 @@ impl<'t> StoppingText<'t> {
             StopOutcome::Continue(piece) => (piece, false),
             StopOutcome::Stop(piece) => (piece, true),
         };
-        self.emit(&piece, print)?;
-        Ok(is_stop)
+        self.all.push_str(&piece);
+        Ok((piece, is_stop))
     }
 
     /// True where the text of `ids`, which begin an answer, has a stop string that the last of them completes.
-    pub(super) fn is_stopped(&self, ids: &[u32]) -> bool {
+    pub(crate) fn is_stopped(&self, ids: &[u32]) -> bool {
         let Some(tokenizer) = self.tokenizer.filter(|_| !self.stop.is_empty()) else {
             return false;
         };
@@ -60,23 +56,14 @@ impl<'t> StoppingText<'t> {
         })
     }
 
-    pub(super) fn finish(mut self, print: &mut dyn FnMut(&str) -> Result<()>) -> Result<String> {
-        if let Some(detokenizer) = self.detokenizer.take() {
-            let rest = detokenizer.finish()?;
-            let stops = std::mem::replace(&mut self.stops, StopStrings::new(Vec::new()));
-            let rest = finish_stops(stops, &rest);
-            self.emit(&rest, print)?;
-        }
-        Ok(self.all)
-    }
-
-    fn emit(&mut self, piece: &str, print: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
-        self.all.push_str(piece);
-        if piece.is_empty() {
-            Ok(())
-        } else {
-            print(piece)
-        }
+    /// All of the text, and what of it was not handed out yet.
+    pub(crate) fn finish(mut self) -> Result<(String, String)> {
+        let Some(detokenizer) = self.detokenizer.take() else {
+            return Ok((self.all, String::new()));
+        };
+        let rest = finish_stops(self.stops, &detokenizer.finish()?);
+        self.all.push_str(&rest);
+        Ok((self.all, rest))
     }
 }
 

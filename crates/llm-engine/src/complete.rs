@@ -1,35 +1,25 @@
-//! Generation on a loaded session: requests, scheduling, stop strings and prefixes. Nothing here knows the command line,
-//! and nothing prints.
-
-mod batch;
-mod beams;
-mod generation;
-mod outcome;
-mod prefix;
-mod settings;
-mod text;
+//! One answer, on the first sequence of a session.
 
 use std::time::Instant;
 
-use anyhow::Result;
 use llm_runtime::{RuntimeError, Session};
 
-pub(crate) use self::batch::{Batch, nth_seed};
-pub(crate) use self::generation::{Completion, EndReason, Generation, Timings};
-pub(crate) use self::outcome::of_prompt;
-pub(crate) use self::prefix::Prefix;
-pub(crate) use self::settings::{Length, Settings};
+use crate::generation::{Completion, EndReason, Generation, Timings};
+use crate::{EngineError, beams};
 
 /// Appends `ids`, the end of the prompt, to the session's first sequence and brings the answer to its end; `print`
 /// gets the text in pieces as it becomes certain.
 ///
 /// An interrupt ends the answer; one during prefill leaves it empty.
-pub(crate) fn complete(
+///
+/// # Errors
+/// When the session fails, no token may follow, or `print` fails.
+pub fn complete<E: From<EngineError>>(
     session: &mut Session,
     mut generation: Generation<'_>,
     ids: &[u32],
-    print: &mut dyn FnMut(&str) -> Result<()>,
-) -> Result<(Completion, Timings)> {
+    print: &mut dyn FnMut(&str) -> Result<(), E>,
+) -> Result<(Completion, Timings), E> {
     if generation.settings().beams.is_some() {
         return beams::complete(session, generation, ids, print);
     }
@@ -42,14 +32,24 @@ pub(crate) fn complete(
         let id = match next {
             Ok(id) => id,
             Err(RuntimeError::Interrupted) => break EndReason::Interrupted,
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(EngineError::from(error).into()),
         };
-        if let Some(end) = generation.push(id, context - session.len(0), print)? {
+        let (piece, end) = generation.push(id, context - session.len(0))?;
+        print_piece(&piece, print)?;
+        if let Some(end) = end {
             break end;
         }
         next = generation.next(session, id);
     };
     let decode = begin.elapsed();
-    let completion = generation.finish(end, print)?;
+    let (completion, rest) = generation.finish(end)?;
+    print_piece(&rest, print)?;
     Ok((completion, Timings { prefill, decode }))
+}
+
+fn print_piece<E>(piece: &str, print: &mut dyn FnMut(&str) -> Result<(), E>) -> Result<(), E> {
+    match piece {
+        "" => Ok(()),
+        piece => print(piece),
+    }
 }
