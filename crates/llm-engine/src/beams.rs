@@ -16,6 +16,7 @@ pub(crate) fn complete<E: From<EngineError>>(
     print: &mut dyn FnMut(&str) -> Result<(), E>,
 ) -> Result<(Completion, Timings), E> {
     let context = session.limits().context;
+    generation.share(generation.prompt().len() - ids.len());
     let begin = Instant::now();
     let logits = generation.prefill(session, ids).map(<[f32]>::to_vec);
     let prefill = begin.elapsed();
@@ -43,9 +44,9 @@ pub(crate) fn complete<E: From<EngineError>>(
     // A continuation that nothing else ends was the best when time ran out.
     let end = interrupted.or(end).unwrap_or(EndReason::Time);
     let decode = begin.elapsed();
-    let (completion, rest) = generation.finish(end)?;
-    if !rest.is_empty() {
-        print(&rest)?;
+    let completion = generation.finish(end)?;
+    if !completion.rest.is_empty() {
+        print(&completion.rest)?;
     }
     Ok((completion, Timings { prefill, decode }))
 }
@@ -73,7 +74,12 @@ fn run(
     let mut is_end = |ids: &[u32]| generation.is_ended(ids);
     let mut slots = Slots::new(session.limits().n_sequences);
     let mut steps = search.advance(logits, &mut is_end)?.to_vec();
+    let interrupt = session.interrupt_of(0);
     while !steps.is_empty() {
+        // The first sequence's is that of all beams, though it may not be among them.
+        if interrupt.is_raised() {
+            return Ok(Some(EndReason::Interrupted));
+        }
         let tokens = slots.follow(session, &steps)?;
         let logits = match session.step(tokens) {
             Ok(logits) => logits,

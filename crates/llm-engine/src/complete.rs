@@ -10,7 +10,7 @@ use crate::{EngineError, beams};
 /// Appends `ids`, the end of the prompt, to the session's first sequence and brings the answer to its end; `print`
 /// gets the text in pieces as it becomes certain.
 ///
-/// An interrupt ends the answer; one during prefill leaves it empty.
+/// The session's interrupt, or that of the sequence, ends the answer; one during prefill leaves it empty.
 ///
 /// # Errors
 /// When the session fails, no token may follow, or `print` fails.
@@ -23,6 +23,7 @@ pub fn complete<E: From<EngineError>>(
     if generation.settings().beams.is_some() {
         return beams::complete(session, generation, ids, print);
     }
+    generation.share(generation.prompt().len() - ids.len());
     let context = session.limits().context;
     let begin = Instant::now();
     let mut next = generation.first(session, ids);
@@ -42,8 +43,8 @@ pub fn complete<E: From<EngineError>>(
         next = generation.next(session, id);
     };
     let decode = begin.elapsed();
-    let (completion, rest) = generation.finish(end)?;
-    print_piece(&rest, print)?;
+    let completion = generation.finish(end)?;
+    print_piece(&completion.rest, print)?;
     Ok((completion, Timings { prefill, decode }))
 }
 

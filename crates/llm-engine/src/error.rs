@@ -1,5 +1,7 @@
 //! What can go wrong with an answer.
 
+use std::sync::Arc;
+
 use llm_runtime::RuntimeError;
 use llm_text::TextError;
 
@@ -25,6 +27,20 @@ pub enum EngineError {
         /// Tokens that are there already.
         n_begin: usize,
     },
+    /// A stop string that would end every answer before it begins.
+    #[error("a stop string is empty")]
+    EmptyStop,
+    /// A search with more beams than there are sequences.
+    #[error("{n_beams} beams take as many sequences, and there are {n_sequences}")]
+    TooManyBeams {
+        /// Beams that were asked for.
+        n_beams: usize,
+        /// Sequences of the batch.
+        n_sequences: usize,
+    },
+    /// An error of the session that ended several answers.
+    #[error(transparent)]
+    OfAll(Arc<EngineError>),
 }
 
 impl EngineError {
@@ -50,7 +66,11 @@ impl EngineError {
     pub fn of_runtime(&self) -> Option<&RuntimeError> {
         match self {
             EngineError::Runtime(error) => Some(error),
-            EngineError::Text(_) | EngineError::NoRoom { .. } => None,
+            EngineError::OfAll(error) => error.of_runtime(),
+            EngineError::Text(_)
+            | EngineError::NoRoom { .. }
+            | EngineError::EmptyStop
+            | EngineError::TooManyBeams { .. } => None,
         }
     }
 }

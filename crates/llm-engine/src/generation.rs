@@ -7,9 +7,9 @@ use llm_runtime::{Rules, RuntimeError, Sampler, Session};
 use llm_text::Tokenizer;
 use serde::Serialize;
 
-use crate::Result;
 use crate::settings::Settings;
 use crate::text::StoppingText;
+use crate::{EngineError, Result};
 
 /// Reason why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -29,6 +29,18 @@ pub enum EndReason {
     Interrupted,
 }
 
+impl EndReason {
+    /// All of them, in their order.
+    pub const ALL: [EndReason; 6] = [
+        EndReason::Eos,
+        EndReason::Stop,
+        EndReason::Length,
+        EndReason::Context,
+        EndReason::Time,
+        EndReason::Interrupted,
+    ];
+}
+
 /// Tokens and text of a generation that has ended.
 #[derive(Debug)]
 pub struct Completion {
@@ -36,8 +48,12 @@ pub struct Completion {
     pub n_prompt_tokens: usize,
     /// Every token that was chosen, one that ended the text included.
     pub ids: Vec<u32>,
+    /// Tokens of the prompt that were not computed again, since a sequence held them already.
+    pub n_shared: usize,
     /// All text that was handed out.
     pub text: String,
+    /// The last of it, which became certain with the end.
+    pub rest: String,
     /// Reason of its end.
     pub end: EndReason,
     /// The seed, where choices are random.
@@ -60,6 +76,8 @@ pub struct Generation<'a> {
     prompt: Vec<u32>,
     /// Tokens to generate at most.
     max_new_tokens: usize,
+    /// Tokens of the prompt that are not computed again.
+    n_shared: usize,
     begin: Instant,
     sampler: Sampler,
     text: StoppingText<'a>,
@@ -71,7 +89,7 @@ impl<'a> Generation<'a> {
     /// The beginning of an answer to `prompt`.
     ///
     /// # Errors
-    /// When the prompt has a token that the model does not know, or is as long as it and the answer may be together.
+    /// When the prompt has a token that the model does not know, a stop string is empty, or the prompt is as long as it and the answer may be together.
     pub fn new(
         spec: &ModelSpec,
         tokenizer: Option<&'a Tokenizer>,
@@ -81,6 +99,9 @@ impl<'a> Generation<'a> {
         let vocab = spec.vocab;
         if let Some(&id) = prompt.iter().find(|&&id| id as usize >= vocab) {
             return Err(RuntimeError::IdOutOfRange { id, vocab }.into());
+        }
+        if settings.stop.iter().any(String::is_empty) {
+            return Err(EngineError::EmptyStop);
         }
         let begin = settings.begin(prompt);
         let max_new_tokens = settings.max_new_tokens(begin.len())?;
@@ -94,6 +115,7 @@ impl<'a> Generation<'a> {
             settings,
             prompt: prompt.to_vec(),
             max_new_tokens,
+            n_shared: 0,
             begin: Instant::now(),
             ids: Vec::new(),
         })
@@ -124,7 +146,12 @@ impl<'a> Generation<'a> {
 
     /// True where tokens are chosen without a look at logits.
     pub(crate) fn is_greedy(&self) -> bool {
-        self.sampler.is_greedy()
+        self.sampler.is_greedy() && self.settings.logprobs.is_none()
+    }
+
+    /// Takes note that the first `n` tokens of the prompt are not computed again.
+    pub(crate) fn share(&mut self, n: usize) {
+        self.n_shared = n;
     }
 
     /// Appends `ids`, the end of the prompt, to the first sequence, or has the encoder read all of it; the logits of the
@@ -207,16 +234,17 @@ impl<'a> Generation<'a> {
         self.is_late() || self.text.is_stopped(ids)
     }
 
-    /// The completion, which ended for the reason `end`, and what of its text was not handed out yet.
-    pub(crate) fn finish(self, end: EndReason) -> Result<(Completion, String)> {
+    /// The completion, which ended for the reason `end`.
+    pub(crate) fn finish(self, end: EndReason) -> Result<Completion> {
         let (text, rest) = self.text.finish()?;
-        let completion = Completion {
+        Ok(Completion {
             n_prompt_tokens: self.prompt.len(),
             seed: self.settings.draws().then_some(self.settings.seed),
             ids: self.ids,
+            n_shared: self.n_shared,
             text,
+            rest,
             end,
-        };
-        Ok((completion, rest))
+        })
     }
 }

@@ -23,6 +23,9 @@ pub struct Settings {
     pub max_time: Option<Duration>,
     /// Strings that end the answer before them.
     pub stop: Vec<String>,
+    /// Log-probabilities that each token of a [`Batch`](crate::Batch) comes with: its own, and those of so many of the most
+    /// probable tokens.
+    pub logprobs: Option<usize>,
     /// First token of the decoder of a model with an encoder.
     pub start_token: Option<u32>,
 }

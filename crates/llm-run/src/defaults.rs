@@ -63,6 +63,7 @@ pub(crate) fn settings(
             .max_time
             .and_then(|seconds| Duration::try_from_secs_f32(seconds).ok()),
         stop,
+        logprobs: None,
         start_token,
     })
 }

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Error, Result, anyhow};
 use llm_engine::{
-    Batch, Completion, EndReason, EngineError, Generation, Settings, complete, nth_seed,
+    Batch, Client, Completion, EndReason, EngineError, Generation, Pace, Settings, complete,
+    nth_seed,
 };
 use llm_plan::Workload;
 use llm_runtime::{Interrupt, RuntimeError, Session};
@@ -121,6 +122,9 @@ fn n_positions(prompt: &Prompt, settings: &Settings) -> Option<usize> {
     Some(ids.len().saturating_add(n_new))
 }
 
+/// It waits for the whole answer.
+impl Client for Prompt {}
+
 /// Prompts that were not begun yet.
 enum Waiting<'a> {
     Read(std::vec::IntoIter<Prompt>),
@@ -163,7 +167,7 @@ fn share_passes(
     queue: &mut Queue<'_>,
     results: &mut Results<'_>,
 ) -> Result<()> {
-    let mut batch = Batch::new(session, n_sequences);
+    let mut batch = Batch::new(session, n_sequences, Pace::Whole);
     loop {
         while batch.has_room() {
             let patience = match batch.is_empty() {
