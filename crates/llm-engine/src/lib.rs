@@ -24,6 +24,7 @@ pub use complete::complete;
 pub use engine::{Busy, Engine, Event, Handle, Request};
 pub use error::EngineError;
 pub use generation::{Completion, EndReason, Generation, Timings};
+pub use llm_runtime::RuntimeError;
 pub use logprobs::Logprobs;
 pub use prefix::Prefix;
 pub use settings::{Length, Settings};

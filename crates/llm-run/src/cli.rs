@@ -8,6 +8,7 @@ mod place;
 mod quant;
 mod run;
 mod sampling;
+mod serve;
 mod values;
 
 use std::path::Path;
@@ -24,6 +25,7 @@ pub(crate) use self::machine::{
 pub(crate) use self::place::{DeviceArg, PlaceArgs};
 pub(crate) use self::run::{ChatArgs, GenerateArgs, ScoreArgs};
 pub(crate) use self::sampling::SamplingArgs;
+pub(crate) use self::serve::ServeArgs;
 pub(crate) use self::values::ComputeDType;
 
 /// Load and run language models.
@@ -123,6 +125,11 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Talk with a model
     Chat(ChatArgs),
+    /// Answer many clients at a time over HTTP, as OpenAI's API does
+    ///
+    /// /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /health and /metrics. What a request asks for and cannot
+    /// have is refused with a reason. Ctrl-C lets answers come to their ends; a second one does not.
+    Serve(ServeArgs),
     /// Print how probable a model finds a text
     Score(ScoreArgs),
     /// Say where a model would go and what it would take, or why it does not fit and what would do

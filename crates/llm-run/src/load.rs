@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result};
 use indicatif::ProgressBar;
 use llm_backend::BackendError;
-use llm_plan::{Home, Plan, RunOn, Strategy, Workload};
+use llm_plan::{Home, Limits, Plan, RunOn, Strategy, Workload};
 use llm_quant::{LoadIn, QuantConfig};
 use llm_runtime::{Event, Interrupt, LoadOptions, OffloadOptions, RuntimeError, Session, load_on};
 use llm_tensor::{Bytes, DType};
@@ -54,6 +54,24 @@ impl OpenModel {
         n_logits: usize,
         workload: Workload,
     ) -> Result<Loaded> {
+        let interrupt = Interrupt::default();
+        let raised = interrupt.clone();
+        signals::watch(move |_| raised.raise())?;
+        let limits = limits(self.bound.spec(), context, n_sequences, n_logits);
+        self.load_under(args, limits, workload, &interrupt)
+    }
+
+    /// The same for such `limits`, under an interrupt that others raise.
+    ///
+    /// # Errors
+    /// As [`OpenModel::load`].
+    pub(crate) fn load_under(
+        &self,
+        args: &LoadArgs,
+        limits: Limits,
+        workload: Workload,
+        interrupt: &Interrupt,
+    ) -> Result<Loaded> {
         if args.verify {
             checksum::check(self.bound.checkpoint())?;
         }
@@ -64,7 +82,7 @@ impl OpenModel {
             model: &self.bound,
             args,
             quant: quant.as_ref(),
-            limits: limits(self.bound.spec(), context, n_sequences, n_logits),
+            limits,
             workload,
         };
         let (plan, gpus) = request.plan(&cpu)?;
@@ -112,17 +130,8 @@ impl OpenModel {
             raise_file_limit();
         }
         let mut bar = LoadProgress::new()?;
-        let interrupt = Interrupt::default();
-        let raised = interrupt.clone();
-        signals::watch(move |_| raised.raise())?;
         let mut show = |event| bar.show(event);
-        let session = load_on(
-            &self.bound,
-            &devices.list(),
-            &options,
-            &interrupt,
-            &mut show,
-        );
+        let session = load_on(&self.bound, &devices.list(), &options, interrupt, &mut show);
         let session = session.map_err(|error| out_of_memory(error.into()))?;
         bar.bar.finish_and_clear();
         for streamed in usage::streamed(&plan) {

@@ -27,6 +27,7 @@ mod quantize;
 mod resident;
 mod rewrite;
 mod score;
+mod serve;
 mod shard;
 mod signals;
 mod system;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     let result = match cli::Cli::of_arguments().command {
         cli::Command::Generate(args) => generate::generate(&args),
         cli::Command::Chat(args) => chat::chat(&args),
+        cli::Command::Serve(args) => serve::serve(args),
         cli::Command::Score(args) => score::score(&args),
         cli::Command::Plan(args) => plan::plan(&args),
         cli::Command::Inspect(args) => inspect::inspect(&args),

@@ -5,7 +5,7 @@ mod gguf;
 mod unknown;
 
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use anyhow::Result;
 use llm_arch::ArchError;
@@ -26,7 +26,7 @@ use crate::{demo, output};
 pub(crate) struct OpenModel {
     pub(crate) bound: BoundModel,
     /// Its error counts only where a tokenizer is needed: token ids do without one.
-    tokenizer: Result<Tokenizer, TextError>,
+    tokenizer: Result<Arc<Tokenizer>, TextError>,
     /// Done once the tokenizer's notices are printed.
     notices: Once,
     generation: ConfigOrigin,
@@ -45,7 +45,8 @@ impl OpenModel {
         if path == Path::new(demo::NAME) {
             return Ok(OpenModel {
                 bound,
-                tokenizer: Tokenizer::from_json(demo::TOKENIZER, Some(demo::TOKENIZER_CONFIG)),
+                tokenizer: Tokenizer::from_json(demo::TOKENIZER, Some(demo::TOKENIZER_CONFIG))
+                    .map(Arc::new),
                 notices: Once::new(),
                 generation: ConfigOrigin::Demo,
             });
@@ -66,7 +67,7 @@ impl OpenModel {
         };
         Ok(OpenModel {
             bound,
-            tokenizer,
+            tokenizer: tokenizer.map(Arc::new),
             notices: Once::new(),
             generation,
         })
@@ -74,6 +75,11 @@ impl OpenModel {
 
     /// The tokenizer, where text is to be read or written. What it takes otherwise than its files may mean is said.
     pub(crate) fn tokenizer(&self) -> Result<&Tokenizer> {
+        Ok(self.shared_tokenizer()?)
+    }
+
+    /// The same for a thread of its own.
+    pub(crate) fn shared_tokenizer(&self) -> Result<&Arc<Tokenizer>> {
         // The error is shown, not stored elsewhere: its message is all that is needed of it.
         let tokenizer = self.tokenizer.as_ref();
         let tokenizer = tokenizer.map_err(|error| UserError(error.to_string()))?;

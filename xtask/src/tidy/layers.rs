@@ -17,7 +17,7 @@ enum May {
 }
 
 /// Lowest first. ARCHITECTURE.md explains it.
-const LAYERS: [(&str, May); 19] = [
+const LAYERS: [(&str, May); 20] = [
     ("llm-json", May::Use(&[])),
     ("llm-tensor", May::Use(&[])),
     ("llm-text", May::Use(&["llm-json"])),
@@ -61,6 +61,7 @@ const LAYERS: [(&str, May); 19] = [
         "llm-engine",
         May::Use(&["llm-arch", "llm-runtime", "llm-text"]),
     ),
+    ("llm-server", May::Use(&["llm-engine", "llm-text"])),
     ("cuda-emulator", May::Use(&[])),
     ("llm-run", May::UseAll),
     ("llm-tests", May::UseAll),

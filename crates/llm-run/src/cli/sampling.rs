@@ -12,7 +12,7 @@ use crate::generation_config::bounds::{
 
 /// How tokens are chosen. What is not given comes from the model's generation_config.json; without one, and without
 /// any of these, the most probable token is taken.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct SamplingArgs {
     /// Always take the most probable token
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "seed"])]

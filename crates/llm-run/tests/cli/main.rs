@@ -24,6 +24,7 @@ mod memory;
 mod offload;
 mod plan;
 mod quantize;
+mod serve;
 mod shard;
 mod signals;
 mod size;

@@ -1,0 +1,19 @@
+//! A model over HTTP, as clients of OpenAI's API know it.
+//!
+//! [`serve`] listens at once, answers 503 while the model loads, and then has an [`Engine`](llm_engine::Engine) answer many
+//! clients at a time. A client that goes away takes its request along within one pass. What a request asks for and cannot
+//! have is refused with a reason, never passed over where it would change the answer.
+
+mod answer;
+mod error;
+mod fields;
+mod guard;
+mod listen;
+mod metrics;
+mod openai;
+mod routes;
+mod site;
+mod stream;
+
+pub use listen::{Stop, serve};
+pub use site::{Access, Options, Served};
