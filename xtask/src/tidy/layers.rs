@@ -17,7 +17,8 @@ enum May {
 }
 
 /// Lowest first. ARCHITECTURE.md explains it.
-const LAYERS: [(&str, May); 20] = [
+const LAYERS: [(&str, May); 21] = [
+    ("llm-hub", May::Use(&[])),
     ("llm-json", May::Use(&[])),
     ("llm-tensor", May::Use(&[])),
     ("llm-text", May::Use(&["llm-json"])),
