@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::name::NameFlaw;
-
 /// A failure to find or bring a model of a hub.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -263,4 +261,25 @@ pub enum ChoiceFlaw {
         /// Weights that there are.
         there: Vec<String>,
     },
+}
+
+/// What is wrong with a name.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum NameFlaw {
+    /// Not an owner and a name.
+    #[error("it is written org/name, with @revision and :file where they are wanted")]
+    NotTwoParts,
+    /// A part that no name has.
+    #[error("`{0}` is none of its parts")]
+    Part(String),
+    /// A path that leaves its folder.
+    #[error("it is no path inside a folder")]
+    Leaves,
+    /// A character that no path has.
+    #[error("it has a backslash or a control character in it")]
+    Control,
+    /// Too many bytes.
+    #[error("it is too long")]
+    TooLong,
 }

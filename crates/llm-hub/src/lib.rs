@@ -27,9 +27,9 @@ mod settings;
 mod sum;
 
 pub use cache::{CachedRepo, find, list, remove};
-pub use error::{AnswerFlaw, ChoiceFlaw, HubError};
+pub use error::{AnswerFlaw, ChoiceFlaw, HubError, NameFlaw};
 pub use event::Event;
-pub use name::{Commit, FileName, NameFlaw, RepoId, RepoName, Revision};
+pub use name::{Commit, FileName, RepoId, RepoName, Revision};
 pub use pull::{Pulled, cached, pull};
 pub use settings::Settings;
 pub use sum::Sum;

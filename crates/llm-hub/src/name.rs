@@ -4,9 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use thiserror::Error;
-
-use crate::error::HubError;
+use crate::error::{HubError, NameFlaw};
 
 /// A model on a hub: `org/name[@revision][:file]`.
 ///
@@ -201,27 +199,6 @@ impl fmt::Display for FileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// What is wrong with a name.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum NameFlaw {
-    /// Not an owner and a name.
-    #[error("it is written org/name, with @revision and :file where they are wanted")]
-    NotTwoParts,
-    /// A part that no name has.
-    #[error("`{0}` is none of its parts")]
-    Part(String),
-    /// A path that leaves its folder.
-    #[error("it is no path inside a folder")]
-    Leaves,
-    /// A character that no path has.
-    #[error("it has a backslash or a control character in it")]
-    Control,
-    /// Too many bytes.
-    #[error("it is too long")]
-    TooLong,
 }
 
 /// Bytes of an owner or name, as the hub has it.

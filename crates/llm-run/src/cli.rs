@@ -4,6 +4,7 @@ mod convert;
 mod load;
 mod look;
 mod machine;
+mod models;
 mod place;
 mod quant;
 mod run;
@@ -22,6 +23,7 @@ pub(crate) use self::look::{InspectArgs, PlanArgs, VerifyArgs};
 pub(crate) use self::machine::{
     CacheClearArgs, CacheCommand, CacheFolderArgs, CacheListArgs, CacheVerifyArgs, DoctorArgs,
 };
+pub(crate) use self::models::{ListArgs, PullArgs, RemoveArgs};
 pub(crate) use self::place::{DeviceArg, PlaceArgs};
 pub(crate) use self::run::{ChatArgs, GenerateArgs, ScoreArgs};
 pub(crate) use self::sampling::SamplingArgs;
@@ -162,6 +164,16 @@ pub(crate) enum Command {
     /// Zip files of PyTorch's have a CRC-32 of every storage; --write-manifest makes sums for all formats. The exit code is
     /// 2 where something is not as it should be.
     Verify(VerifyArgs),
+    /// Download what is needed of a model from a hub, and print where it is
+    ///
+    /// Wherever MODEL is taken it may be a name, and is downloaded first; `plan` and `inspect` take one that is there. Files
+    /// come to the cache that the Python library `huggingface_hub` has, and what that downloaded is found. HF_ENDPOINT,
+    /// HF_TOKEN, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE mean what they mean there. A download that was ended goes on.
+    Pull(PullArgs),
+    /// List the models that were downloaded from a hub
+    List(ListArgs),
+    /// Remove a model that was downloaded from a hub
+    Remove(RemoveArgs),
     /// Look after weights that were encoded for streaming and are kept in the offload folder
     #[command(subcommand)]
     Cache(CacheCommand),

@@ -7,6 +7,7 @@ use anyhow::Error;
 use llm_checkpoint::CheckpointError;
 use llm_cpu::CpuError;
 use llm_engine::EngineError;
+use llm_hub::HubError;
 use llm_plan::PlanError;
 use llm_runtime::RuntimeError;
 use llm_text::TextError;
@@ -72,6 +73,9 @@ fn is_users(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.is::<CheckpointError>()
         || cause.is::<PlanError>()
         || of_runtime(cause).is_some_and(RuntimeError::is_users)
+        || cause
+            .downcast_ref::<HubError>()
+            .is_some_and(HubError::is_users)
         || cause
             .downcast_ref::<EngineError>()
             .is_some_and(|error| error.of_runtime().is_none())

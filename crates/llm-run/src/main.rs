@@ -18,6 +18,8 @@ mod generation_config;
 mod input;
 mod inspect;
 mod load;
+mod models;
+mod named;
 mod open;
 mod output;
 mod peers;
@@ -38,7 +40,21 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     bound_threads();
     // Errors of the command line itself end here, with exit code 2.
-    let result = match cli::Cli::of_arguments().command {
+    let mut command = cli::Cli::of_arguments().command;
+    let result = named::resolve(&mut command).and_then(|()| run(command));
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            if let Some(message) = failure::message(&error) {
+                eprintln!("error: {message}");
+            }
+            failure::exit_code(&error)
+        }
+    }
+}
+
+fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
+    match command {
         cli::Command::Generate(args) => generate::generate(&args),
         cli::Command::Chat(args) => chat::chat(&args),
         cli::Command::Serve(args) => serve::serve(args),
@@ -48,17 +64,11 @@ fn main() -> ExitCode {
         cli::Command::Shard(args) => shard::shard(&args),
         cli::Command::Quantize(args) => quantize::quantize(&args),
         cli::Command::Verify(args) => verify::verify(&args),
+        cli::Command::Pull(args) => models::pull(&args),
+        cli::Command::List(args) => models::list(&args),
+        cli::Command::Remove(args) => models::remove(&args),
         cli::Command::Cache(command) => cache::cache(&command),
         cli::Command::Doctor(args) => doctor::doctor(&args),
-    };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            if let Some(message) = failure::message(&error) {
-                eprintln!("error: {message}");
-            }
-            failure::exit_code(&error)
-        }
     }
 }
 

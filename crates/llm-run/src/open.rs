@@ -13,7 +13,7 @@ use llm_checkpoint::{Checkpoint, Format};
 use llm_runtime::{BoundModel, RuntimeError};
 use llm_text::{TextError, Tokenizer};
 
-pub(crate) use self::checkpoint::{checkpoint, expect_there};
+pub(crate) use self::checkpoint::{checkpoint, expect_there, is_hub_name};
 pub(crate) use self::gguf::gguf_tokenizer;
 pub(crate) use self::unknown::unknown_checkpoint;
 use self::unknown::with_plan_hint;

@@ -25,6 +25,9 @@ fn the_program_says_what_the_transcripts_say() {
         .register_bin("llm-run", program)
         // What a newcomer sees has no GPU in it.
         .env("CUDA_VISIBLE_DEVICES", "")
+        .env("HF_HUB_OFFLINE", "1")
+        // Where the cache is said to be: a path that is the same everywhere.
+        .env("HF_HOME", "/nowhere/huggingface")
         .env(
             "XDG_CACHE_HOME",
             place.path().join("cache").to_str().unwrap(),

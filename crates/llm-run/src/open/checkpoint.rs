@@ -34,10 +34,8 @@ pub(crate) fn expect_there(path: &Path) -> Result<()> {
     let hint = if text.contains(' ') && !text.contains('/') {
         "a text to continue comes after the model, or with -p".to_owned()
     } else if text.contains("://") {
-        "nothing is fetched: download it first, and give the folder".to_owned()
-    } else if is_hub_name(&text) {
-        let fetch = format!("`hf download {text} --local-dir DIR`");
-        format!("if that is its name on a hub, download it first, as with {fetch}, and give DIR")
+        "nothing is fetched by its address: give a folder, or its name on a hub, org/name"
+            .to_owned()
     } else {
         let name = demo::NAME;
         format!("give a folder, a .safetensors or .gguf file, or `{name}`")
@@ -46,7 +44,7 @@ pub(crate) fn expect_there(path: &Path) -> Result<()> {
 }
 
 /// True where it may be an owner and a model's name on a hub: no path of a file, nor of anything in a folder that is here.
-fn is_hub_name(text: &str) -> bool {
+pub(crate) fn is_hub_name(text: &str) -> bool {
     let is_part = |part: &str| {
         let is_letter = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(is_letter)

@@ -351,14 +351,18 @@ fn names_on_a_hub_and_addresses() {
         &["quantize", name, out, "--load-in-8bit"],
     ];
     for args in commands {
-        check_line(Case {
-            args,
-            words: &["hub", "hf download some-owner/Some-7B-v0.1"],
-        });
+        let words: &[&str] = match args[0] {
+            "plan" | "inspect" => &[
+                "there is no model at",
+                "llm-run pull some-owner/Some-7B-v0.1",
+            ],
+            _ => &["there is no model at", "HF_HUB_OFFLINE is set"],
+        };
+        check_line(Case { args, words });
     }
     check_line(Case {
         args: &["plan", "https://example.org/some-owner/Some-7B"],
-        words: &["https://example.org", "nothing is fetched"],
+        words: &["https://example.org", "its name on a hub"],
     });
     for path in ["tests/none", "/no/such", "./a/b", "no/model.gguf", "a/b/c"] {
         let said = run(&["inspect", path]);

@@ -19,8 +19,11 @@ mod faults;
 mod forms;
 mod generation;
 mod gpu;
+#[path = "../../../llm-hub/tests/pull/hub.rs"]
+mod hub;
 mod inspect;
 mod memory;
+mod models;
 mod offload;
 mod plan;
 mod quantize;

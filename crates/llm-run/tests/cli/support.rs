@@ -22,6 +22,8 @@ pub(crate) fn run(args: &[&str]) -> Output {
 pub(crate) fn program() -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_llm-run"));
     program.env("CUDA_VISIBLE_DEVICES", "");
+    // A name that is no path is not looked for on the network.
+    program.env("HF_HUB_OFFLINE", "1");
     program
 }
 

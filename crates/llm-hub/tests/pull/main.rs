@@ -5,7 +5,7 @@
     reason = "a test fails where it meets the unexpected"
 )]
 
-mod support;
+mod hub;
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use llm_hub::{AnswerFlaw, ChoiceFlaw, Event, HubError, Pulled, RepoName, Settings};
 
-use self::support::{COMMIT, Fault, Hub, HubFile, Rule};
+use self::hub::{COMMIT, Fault, Hub, HubFile, Rule};
 
 /// Bytes of a piece: many of them in few bytes.
 const PIECE: u64 = 1000;
