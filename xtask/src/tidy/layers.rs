@@ -9,65 +9,32 @@ use serde::Deserialize;
 use super::Problem;
 use crate::cargo::cargo;
 
-/// Crates that one may use, apart from those that only its tests use.
-#[derive(Clone, Copy)]
-enum May {
-    Use(&'static [&'static str]),
-    UseAll,
-}
-
-/// Lowest first. ARCHITECTURE.md explains it.
-const LAYERS: [(&str, May); 21] = [
-    ("llm-hub", May::Use(&[])),
-    ("llm-json", May::Use(&[])),
-    ("llm-tensor", May::Use(&[])),
-    ("llm-text", May::Use(&["llm-json"])),
-    ("llm-quant", May::Use(&["llm-tensor"])),
-    ("llm-checkpoint", May::Use(&["llm-tensor", "llm-quant"])),
-    (
-        "llm-torch-file",
-        May::Use(&["llm-tensor", "llm-checkpoint"]),
-    ),
-    ("llm-arch", May::Use(&["llm-tensor"])),
-    (
-        "llm-plan",
-        May::Use(&["llm-tensor", "llm-quant", "llm-arch"]),
-    ),
-    ("llm-backend", May::Use(&["llm-tensor", "llm-quant"])),
-    (
-        "llm-conformance",
-        May::Use(&["llm-backend", "llm-quant", "llm-tensor"]),
-    ),
-    (
-        "llm-cpu",
-        May::Use(&["llm-backend", "llm-quant", "llm-tensor"]),
-    ),
-    (
-        "llm-cuda",
-        May::Use(&["llm-backend", "llm-quant", "llm-tensor"]),
-    ),
+/// Crates, lowest first, and those that each may use, apart from what only its tests use: `*` for all. ARCHITECTURE.md explains it.
+const LAYERS: [(&str, &str); 21] = [
+    ("llm-hub", ""),
+    ("llm-json", ""),
+    ("llm-tensor", ""),
+    ("llm-text", "llm-json"),
+    ("llm-quant", "llm-tensor"),
+    ("llm-checkpoint", "llm-tensor llm-quant"),
+    ("llm-torch-file", "llm-tensor llm-checkpoint"),
+    ("llm-arch", "llm-tensor"),
+    ("llm-plan", "llm-tensor llm-quant llm-arch"),
+    ("llm-backend", "llm-tensor llm-quant"),
+    ("llm-conformance", "llm-backend llm-quant llm-tensor"),
+    ("llm-cpu", "llm-backend llm-quant llm-tensor"),
+    ("llm-cuda", "llm-backend llm-quant llm-tensor"),
     (
         "llm-runtime",
-        May::Use(&[
-            "llm-tensor",
-            "llm-json",
-            "llm-checkpoint",
-            "llm-quant",
-            "llm-arch",
-            "llm-plan",
-            "llm-backend",
-        ]),
+        "llm-tensor llm-json llm-checkpoint llm-quant llm-arch llm-plan llm-backend",
     ),
-    (
-        "llm-engine",
-        May::Use(&["llm-arch", "llm-runtime", "llm-text"]),
-    ),
-    ("llm-server", May::Use(&["llm-engine", "llm-text"])),
-    ("cuda-emulator", May::Use(&[])),
-    ("llm-run", May::UseAll),
-    ("llm-tests", May::UseAll),
-    ("llm-benches", May::UseAll),
-    ("xtask", May::UseAll),
+    ("llm-engine", "llm-arch llm-runtime llm-text"),
+    ("llm-server", "llm-engine llm-text"),
+    ("cuda-emulator", ""),
+    ("llm-run", "*"),
+    ("llm-tests", "*"),
+    ("llm-benches", "*"),
+    ("xtask", "*"),
 ];
 
 /// Layer of the crate in a folder, counted from the lowest.
@@ -122,9 +89,6 @@ fn check_crate(root: &Path, package: &Package, crates: &[Package]) -> Result<Vec
         );
         return Ok(vec![Problem::new(manifest, 1, message)]);
     };
-    let May::Use(allowed) = may else {
-        return Ok(Vec::new());
-    };
     let text = fs::read_to_string(path)?;
     let line_of = |name: &str| {
         let found = text.lines().position(|line| line.starts_with(name));
@@ -133,7 +97,9 @@ fn check_crate(root: &Path, package: &Package, crates: &[Package]) -> Result<Vec
     let forbidden = package.dependencies.iter().filter(|dependency| {
         dependency.kind.as_deref() != Some("dev")
             && crates.iter().any(|other| other.name == dependency.name)
-            && !allowed.contains(&dependency.name.as_str())
+            && !may
+                .split(' ')
+                .any(|name| name == dependency.name || name == "*")
     });
     Ok(forbidden
         .map(|dependency| {
