@@ -64,10 +64,13 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<()> {
             let driver = target.join("release/libcuda_emulator.so");
             let out = target.join("bench-memory");
             bench_memory::run(root, &bench_memory::Options::emulated(driver.clone(), out))?;
-            gpu_bundle::run(
-                root,
-                &gpu_bundle::Options::checked(target.join("gpu-bundle"), driver),
-            )
+            // The operations' conformance the tests have run in this very build.
+            let parts = match extent {
+                Extent::Ci => Some(gpu_bundle::ALL_BUT_CONFORMANCE),
+                Extent::Full => None,
+            };
+            let out = target.join("gpu-bundle");
+            gpu_bundle::run(root, &gpu_bundle::Options::checked(out, driver, parts))
         },
     )?;
     match extent {

@@ -23,15 +23,23 @@ pub(crate) struct Options {
     /// Run it at once with this library in place of the driver's, the smaller set
     #[arg(long, value_name = "LIBCUDA")]
     check_with: Option<PathBuf>,
+    /// And these parts of it alone, as `run.sh --only` has them
+    #[arg(long, value_name = "PARTS", requires = "check_with")]
+    only: Option<String>,
 }
 
+/// Parts of a bundle.
+pub(crate) const ALL_BUT_CONFORMANCE: &str =
+    "card,devices,operations,goldens,quantized,memory,program,kernels,models,seeds,sanitizer";
+
 impl Options {
-    /// A bundle of released programs, run on an emulated driver.
-    pub(crate) fn checked(out: PathBuf, driver: PathBuf) -> Self {
+    /// A bundle of released programs, run on an emulated driver, or some parts of it.
+    pub(crate) fn checked(out: PathBuf, driver: PathBuf, only: Option<&str>) -> Self {
         Options {
             out,
             profile: "release".to_owned(),
             check_with: Some(driver),
+            only: only.map(str::to_owned),
         }
     }
 }
@@ -92,7 +100,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     };
     ensure!(size <= limit, "the bundle takes {size}, more than {limit}");
     match &options.check_with {
-        Some(driver) => check(out, driver),
+        Some(driver) => check(out, driver, options.only.as_deref()),
         None => Ok(()),
     }
 }
@@ -248,12 +256,13 @@ fn set_executable(path: &Path) -> Result<()> {
 }
 
 /// Runs the bundle where nothing but a driver's library is found.
-fn check(out: &Path, driver: &Path) -> Result<()> {
+fn check(out: &Path, driver: &Path, only: Option<&str>) -> Result<()> {
     let folder = tempfile::tempdir()?;
     fs::copy(driver, folder.path().join("libcuda.so.1"))
         .with_context(|| format!("cannot copy {}", driver.display()))?;
     let mut run = Command::new(out.canonicalize()?.join("run.sh"));
     run.args(["--small", "--seconds", "1500"])
+        .args(only.map(|parts| ["--only", parts]).into_iter().flatten())
         .env_clear()
         .env("PATH", "/usr/bin:/bin");
     run.env("LD_LIBRARY_PATH", folder.path())
