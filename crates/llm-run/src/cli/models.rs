@@ -5,7 +5,7 @@ use llm_hub::RepoName;
 
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
-    /// A model's name, org/name[@revision][:file]; after the colon a file, or the quantization of a GGUF, such as Q4_K_M
+    /// A model's name, org/name@revision:file; the last two may be left out, and a GGUF's quantization, such as Q4_K_M, stand for its file
     #[arg(value_name = "NAME")]
     pub(crate) model: RepoName,
     /// Print one JSON object instead of the path
