@@ -109,14 +109,14 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
 const LEFT_OUT: &str = "
     apertus-biases arcee bamba bloom-6heads-residual-post-ln cohere deepseek-v2 deepseek-v2-groups
     deepseek-v3-plain deepseek-v32 ernie4-5 ernie4-5-moe ernie4-5-moe-biases exaone4 exaone4-full
-    falcon-7b-biases falcon-h1-biases falcon-h1-norm falcon-rw-sdpa gemma gemma3-rope-scaled gemma4 gemma4-per-layer
+    falcon-11b-style falcon-7b-biases falcon-h1-biases falcon-h1-norm falcon-rw-sdpa gemma gemma-biases gemma3-rope-scaled gemma4 gemma4-per-layer
     gemma4-plain glm glm-moe-dsa glm-moe-dsa-sparse glm4-moe glm4-moe-lite gpt-bigcode-heads gpt-neox-sequential gpt-oss-tied
     gpt2-scaled-by-layer gpt2-unscaled granite granite4-dense granitemoe granitemoeshared hunyuan-dense
     hunyuan-dense-biases hunyuan-moe hunyuan-moe-biases kimi-linear-groups lfm2-biases lfm2-moe lfm2-moe-plain
     llama-biases llama-rope-linear llama-rope-yarn llama4 llama4-mixed mamba2 mamba2-tied minimax-m2 ministral3 mistral-head-dim
     mixtral-sliding mpt nemotron nemotron-biases nemotron-h-moe olmo2 olmo3 olmoe opt-no-biases phi phi-qk-norm
-    phi3-gqa-sliding phi3-longrope-long phi3-partial-rotary phimoe phimoe-plain qwen2-moe qwen2-moe-mixed
-    qwen2-sliding qwen3 qwen3-5-moe qwen3-5-tied qwen3-moe qwen3-next qwen3-next-mixed seed-oss smollm3-sliding
+    phi3-gqa-sliding phi3-longrope-long phi3-longrope-short phi3-partial-rotary phimoe phimoe-plain qwen2-moe qwen2-moe-mixed
+    qwen2-sliding qwen3 qwen3-5-moe qwen3-biases qwen3-5-tied qwen3-moe qwen3-next qwen3-next-mixed seed-oss smollm3-sliding
     stablelm stablelm-parallel starcoder2 t5-v1-style";
 
 /// An empty folder; of what is there only a bundle is removed.
