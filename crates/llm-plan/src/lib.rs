@@ -64,7 +64,7 @@ pub use recommend::{COMFORTABLE, Choice, Reason, Recommendation, recommend};
 pub use speeds::{GpuSpeed, LinkSpeed, Speeds};
 pub use stages::StagePlan;
 pub use staging::{
-    Brought, DEFAULT_SLICE, PART_BORDER, SLOT_PADDING, looked_up_row_bytes, resting_bytes,
+    Brought, DEFAULT_SLICE, PART_BORDER, SLOT_PADDING, is_cut, looked_up_row_bytes, resting_bytes,
     slice_rows, staged_bytes, staging_slots,
 };
 pub use strategy::{Offload, Strategy};

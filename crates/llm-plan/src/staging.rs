@@ -22,6 +22,11 @@ pub fn staging_slots(are_cut: bool) -> u64 {
     }
 }
 
+/// True of a unit that is brought in slices, since a pass reads so many bytes of it.
+pub fn is_cut(per_pass: Bytes, slice: Bytes) -> bool {
+    per_pass > slice
+}
+
 /// Rows of each slice in which a tensor of `scheme` is brought, if its unit is cut: of a matrix that is multiplied with, as many as
 /// `slice` bytes have; at least as many as make a matrix in that scheme. `None` for what comes whole, with the rest of its unit.
 pub fn slice_rows(slot: &Slot, scheme: Scheme, slice: Bytes) -> Option<usize> {

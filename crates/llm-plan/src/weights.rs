@@ -5,7 +5,7 @@ use llm_quant::Scheme;
 use llm_tensor::Bytes;
 
 use crate::staging::{
-    Brought, looked_up_row_bytes, resting_bytes, slice_rows, staged_bytes, whole_pages,
+    Brought, is_cut, looked_up_row_bytes, resting_bytes, slice_rows, staged_bytes, whole_pages,
 };
 use crate::units::Units;
 use crate::{Encodings, RunOn, StoredTensor, becomes_table};
@@ -204,7 +204,7 @@ impl Footprints {
     fn join(&mut self, idx: usize, tensors: &Footprint, slice: Bytes) {
         let mut footprint = *self.of_unit(idx);
         footprint.join(tensors);
-        footprint.is_cut = footprint.per_pass > slice.get();
+        footprint.is_cut = is_cut(Bytes::new(footprint.per_pass), slice);
         self.kinds.push(footprint);
         self.kind_of[idx] = self.kinds.len() as u32 - 1;
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use llm_arch::{Role, Slot, Unit};
 use llm_checkpoint::{Checkpoint, DirectFile, Layout as Order, TensorInfo};
 use llm_plan::{
-    Brought, Encodings, Home, Placement, RunOn, becomes_table, is_looked_up, resting_bytes,
+    Brought, Encodings, Home, Placement, RunOn, becomes_table, is_cut, is_looked_up, resting_bytes,
     slice_rows, staged_bytes, staging_slots,
 };
 use llm_quant::{Scheme, StoredWeight};
@@ -155,7 +155,7 @@ pub(crate) fn open(
     })
 }
 
-/// Units of which a pass reads more than a slice.
+/// Units that are brought in slices.
 fn large_units(
     model: &BoundModel,
     encodings: &Encodings<'_>,
@@ -174,7 +174,7 @@ fn large_units(
         let bytes = scheme.stored_bytes(rows as u64, cols as u64).total();
         *read.entry(slot.unit).or_default() += bytes;
     }
-    let large = read.into_iter().filter(|&(_, bytes)| bytes > slice);
+    let large = read.into_iter().filter(|&(_, bytes)| is_cut(bytes, slice));
     large.map(|(unit, _)| unit).collect()
 }
 
