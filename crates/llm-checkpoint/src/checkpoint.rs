@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use llm_tensor::{DType, HostBytes};
 
 use crate::direct::DirectFile;
+use crate::elsewhere::{Elsewhere, Origin};
 use crate::error::CheckpointError;
 use crate::file_state::FileState;
 use crate::find::{self, Place, TORCH_SUFFIXES};
@@ -56,6 +57,17 @@ impl Checkpoint {
     /// # Errors
     /// Every variant of [`CheckpointError`] but [`CheckpointError::NoSuchTensor`].
     pub fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
+        Self::open_with(path, None)
+    }
+
+    /// Opens one of whose files `origin` may have the bytes: only headers are brought of these, and no weights loaded.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_with(
+        path: &Path,
+        origin: Option<&dyn Elsewhere>,
+    ) -> Result<Checkpoint, CheckpointError> {
         let metadata = path.metadata().map_err(|source| CheckpointError::Io {
             path: path.to_owned(),
             source,
@@ -66,12 +78,12 @@ impl Checkpoint {
             });
         }
         if !metadata.is_dir() {
-            return Self::open_place(file_place(path.to_owned()));
+            return Self::open_place(file_place(path.to_owned()), origin);
         }
-        let found = find::in_folder(path)?;
-        let mut checkpoint = Self::open_place(found.place)?;
+        let found = find::in_folder(path, origin)?;
+        let mut checkpoint = Self::open_place(found.place, origin)?;
         checkpoint.notices.splice(0..0, found.notices);
-        checkpoint.tell_of(found.rivals, path);
+        checkpoint.tell_of(found.rivals, path, origin);
         Ok(checkpoint)
     }
 
@@ -81,11 +93,12 @@ impl Checkpoint {
         is_adapter.then(|| adapter::error(folder))
     }
 
-    fn open_place(place: Place) -> Result<Checkpoint, CheckpointError> {
+    fn open_place(place: Place, origin: Origin<'_>) -> Result<Checkpoint, CheckpointError> {
         let path = place.path().to_owned();
         let (format, (files, contents, notices)) = match place {
             Place::Index(path, format) => {
-                (format, index::open_sharded(&path, format.header_reader())?)
+                let read_header = format.header_reader();
+                (format, index::open_sharded(&path, read_header, origin)?)
             }
             Place::Shards(paths, format) => {
                 let read_header = format.header_reader();
@@ -96,19 +109,19 @@ impl Checkpoint {
                     }
                     Ok(contents)
                 };
-                let (files, contents) = index::open_shards(&paths, &path, &read_part)?;
+                let (files, contents) = index::open_shards(&paths, &path, &read_part, origin)?;
                 if format == Format::Gguf {
                     parts::check_whole(&files[0], &contents)?;
                 }
                 (format, (files, contents, Vec::new()))
             }
             Place::File(path) => {
-                let file = SourceFile::open(&path)?;
+                let file = SourceFile::open(&path, origin)?;
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 let Some(format) = format_of(&file, &name)? else {
                     return Err(file.told(CheckpointError::NotACheckpoint { path }));
                 };
-                return Checkpoint::of_file(file, format);
+                return Checkpoint::of_file(file, format, origin);
             }
         };
         Ok(Checkpoint {
@@ -129,15 +142,19 @@ impl Checkpoint {
     pub fn from_bytes(origin: &Path, bytes: HostBytes) -> Result<Checkpoint, CheckpointError> {
         let file = SourceFile::in_memory(origin, bytes);
         let format = format_by_content(&file)?.unwrap_or(Format::Safetensors);
-        Checkpoint::of_file(file, format)
+        Checkpoint::of_file(file, format, None)
     }
 
-    fn of_file(file: SourceFile, format: Format) -> Result<Checkpoint, CheckpointError> {
+    fn of_file(
+        file: SourceFile,
+        format: Format,
+        origin: Origin<'_>,
+    ) -> Result<Checkpoint, CheckpointError> {
         let contents = format.header_reader()(&file, 0).map_err(|error| file.told(error))?;
         if format == Format::Gguf
             && let Some(parts) = parts::all_parts(&file, &contents.metadata)?
         {
-            return Self::open_place(Place::Shards(parts, Format::Gguf));
+            return Self::open_place(Place::Shards(parts, Format::Gguf), origin);
         }
         Ok(Checkpoint {
             path: file.path().to_owned(),
@@ -150,13 +167,13 @@ impl Checkpoint {
     }
 
     /// Says which weights of other formats the folder holds, unless they are the same model's by their headers.
-    fn tell_of(&mut self, rivals: Vec<Place>, folder: &Path) {
+    fn tell_of(&mut self, rivals: Vec<Place>, folder: &Path, origin: Origin<'_>) {
         let is_other = |rival: &Place| match rival {
             Place::Shards(_, Format::Gguf) => true,
             Place::File(path) if path.extension().is_some_and(|ext| ext == "gguf") => true,
             // One that does not open is no choice that anyone could have meant.
             _ => {
-                let opened = Self::open_place(rival.clone());
+                let opened = Self::open_place(rival.clone(), origin);
                 opened.is_ok_and(|other| !self.has_tensors_of(&other))
             }
         };
@@ -253,6 +270,11 @@ impl Checkpoint {
             }
         }
         Ok(None)
+    }
+
+    /// True if a file's bytes lie elsewhere: nothing but headers is to be read of it.
+    pub fn is_elsewhere(&self) -> bool {
+        self.files.iter().any(SourceFile::is_elsewhere)
     }
 
     /// Every tensor, sorted by name.

@@ -220,7 +220,10 @@ mod tests {
     fn on_disk(len: usize) -> (tempfile::NamedTempFile, DirectFile) {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&contents(len)).unwrap();
-        let direct = SourceFile::open(file.path()).unwrap().direct().unwrap();
+        let direct = SourceFile::open(file.path(), None)
+            .unwrap()
+            .direct()
+            .unwrap();
         (file, direct)
     }
 
@@ -273,7 +276,7 @@ mod tests {
         let (path, other) = (folder.path().join("a"), folder.path().join("b"));
         std::fs::write(&path, contents(PAGE)).unwrap();
         std::fs::write(&other, vec![1; PAGE]).unwrap();
-        let source = SourceFile::open(&path).unwrap();
+        let source = SourceFile::open(&path, None).unwrap();
         std::fs::rename(&other, &path).unwrap();
         let mut buf = PageBuf::zeroed(PAGE).unwrap();
         source.direct().unwrap().read_pages(0, &mut buf).unwrap();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use crate::elsewhere::Origin;
 use crate::error::CheckpointError;
 use crate::format::Format;
 use crate::notice::Notice;
@@ -42,9 +43,10 @@ impl Place {
 }
 
 /// Looks into a folder. What transformers would take comes first, then what is the only one of its kind.
-pub(crate) fn in_folder(path: &Path) -> Result<Located, CheckpointError> {
+pub(crate) fn in_folder(path: &Path, origin: Origin<'_>) -> Result<Located, CheckpointError> {
     let folder = Folder {
         path,
+        origin,
         names: names_in(path)?,
     };
     let (usual, others): (Vec<&Kind>, Vec<&Kind>) =
@@ -109,6 +111,7 @@ pub(crate) const TORCH_SUFFIXES: [&str; 3] = [".bin", ".pt", ".pth"];
 /// A folder that is looked into.
 struct Folder<'a> {
     path: &'a Path,
+    origin: Origin<'a>,
     /// Sorted.
     names: Vec<String>,
 }
@@ -236,7 +239,7 @@ impl Folder<'_> {
             return false;
         }
         let may_be = |file: SourceFile| Ok(torch::is_torch(&file)? || file.foreign()?.is_some());
-        match SourceFile::open(&self.path.join(name)).and_then(may_be) {
+        match SourceFile::open(&self.path.join(name), self.origin).and_then(may_be) {
             Ok(may_be) => may_be,
             Err(CheckpointError::NotAFile { .. }) => false,
             Err(_) => true,

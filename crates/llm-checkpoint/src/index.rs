@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::elsewhere::Origin;
 use crate::error::{CheckpointError, IndexFlaw};
 use crate::metadata::Metadata;
 use crate::notice::Notice;
@@ -25,6 +26,7 @@ pub(crate) type ReadHeader = fn(&SourceFile, usize) -> Result<Contents, Checkpoi
 pub(crate) fn open_sharded(
     path: &Path,
     read_header: ReadHeader,
+    origin: Origin<'_>,
 ) -> Result<Opened, CheckpointError> {
     let wrong = |flaw| CheckpointError::Index {
         path: path.to_owned(),
@@ -40,7 +42,7 @@ pub(crate) fn open_sharded(
     let folder = path.parent().unwrap_or(Path::new(""));
     check_presence(folder, &weight_map, &shards).map_err(wrong)?;
     let paths: Vec<PathBuf> = shards.iter().map(|shard| folder.join(shard)).collect();
-    let (files, contents) = open_shards(&paths, path, &read_header)?;
+    let (files, contents) = open_shards(&paths, path, &read_header, origin)?;
     let notices = disagreement(path, &weight_map, &shards, &contents.tensors);
     Ok((files, contents, notices.into_iter().collect()))
 }
@@ -53,12 +55,13 @@ pub(crate) fn open_shards(
     paths: &[PathBuf],
     whole: &Path,
     read_header: &dyn Fn(&SourceFile, usize) -> Result<Contents, CheckpointError>,
+    origin: Origin<'_>,
 ) -> Result<(Vec<SourceFile>, Contents), CheckpointError> {
     let mut files = Vec::with_capacity(paths.len());
     let mut tensors = Vec::new();
     let mut metadata = Metadata::new();
     for (file_idx, path) in paths.iter().enumerate() {
-        let file = SourceFile::open(path)?;
+        let file = SourceFile::open(path, origin)?;
         let contents = read_header(&file, file_idx).map_err(|error| file.told(error))?;
         files.push(file);
         tensors.extend(contents.tensors);
@@ -113,7 +116,8 @@ fn read_weight_map(path: &Path) -> Result<WeightMap, CheckpointError> {
         path: path.to_owned(),
         flaw,
     };
-    let file = SourceFile::open(path)?;
+    // An index is here, wherever its shards are.
+    let file = SourceFile::open(path, None)?;
     let len = file.len();
     if len > MAX_INDEX {
         return Err(wrong(IndexFlaw::TooLong {

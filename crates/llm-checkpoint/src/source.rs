@@ -1,6 +1,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -8,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use llm_tensor::HostBytes;
 
 use crate::direct::{DirectFile, copy_at};
+use crate::elsewhere::{Origin, RangeFile};
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
 use crate::file_state::FileState;
 use crate::foreign;
@@ -25,10 +27,12 @@ enum Backing {
     File(File, FileState, OnceLock<SharedBytes>),
     /// A file's bytes that were in memory already.
     Memory(SharedBytes),
+    /// Bytes that are brought as they are read.
+    Elsewhere(Arc<dyn RangeFile>),
 }
 
 impl SourceFile {
-    pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
+    pub(crate) fn open(path: &Path, origin: Origin<'_>) -> Result<Self, CheckpointError> {
         let io_error = |source| CheckpointError::Io {
             path: path.to_owned(),
             source,
@@ -44,7 +48,10 @@ impl SourceFile {
         let len = state.bytes;
         let file = SourceFile {
             path: path.to_owned(),
-            backing: Backing::File(file, state, OnceLock::new()),
+            backing: match origin.and_then(|origin| origin.file(path)) {
+                Some(bytes) => Backing::Elsewhere(bytes),
+                None => Backing::File(file, state, OnceLock::new()),
+            },
             len,
         };
         let mut front = [0; LFS_POINTER.len()];
@@ -95,11 +102,24 @@ impl SourceFile {
         self.len
     }
 
-    /// As it was when it was opened; `None` for bytes in memory.
+    /// As it was when it was opened; `None` for bytes in memory or elsewhere.
     pub(crate) fn state(&self) -> Option<FileState> {
         match &self.backing {
             Backing::File(_, state, _) => Some(*state),
-            Backing::Memory(_) => None,
+            Backing::Memory(_) | Backing::Elsewhere(_) => None,
+        }
+    }
+
+    /// True if its bytes are brought from elsewhere.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        matches!(self.backing, Backing::Elsewhere(_))
+    }
+
+    /// Takes note of ranges that are read next, one after the other.
+    pub(crate) fn expect(&self, ranges: &[Range<u64>]) {
+        match &self.backing {
+            Backing::Elsewhere(bytes) => bytes.expect(ranges),
+            Backing::File(..) | Backing::Memory(_) => {}
         }
     }
 
@@ -110,7 +130,7 @@ impl SourceFile {
                 let metadata = file.metadata().map_err(|source| self.io_error(source))?;
                 Ok(FileState::of(&metadata).is_written_since(*state))
             }
-            Backing::Memory(_) => Ok(false),
+            Backing::Memory(_) | Backing::Elsewhere(_) => Ok(false),
         }
     }
 
@@ -119,6 +139,7 @@ impl SourceFile {
         let read = match &self.backing {
             Backing::File(file, ..) => file.read_exact_at(buf, offset),
             Backing::Memory(bytes) => copy_at((**bytes).as_ref(), offset, buf),
+            Backing::Elsewhere(bytes) => bytes.read_at(offset, buf),
         };
         read.map_err(|source| self.io_error(source))
     }
@@ -127,6 +148,7 @@ impl SourceFile {
     pub(crate) fn mapped(&self) -> Result<SharedBytes, CheckpointError> {
         match &self.backing {
             Backing::Memory(bytes) => Ok(Arc::clone(bytes)),
+            Backing::Elsewhere(_) => Err(self.io_error(not_here())),
             Backing::File(file, _, mapping) => {
                 if let Some(mapped) = mapping.get() {
                     return Ok(Arc::clone(mapped));
@@ -147,6 +169,7 @@ impl SourceFile {
                 let bytes = Arc::clone(bytes);
                 Ok(DirectFile::of_memory(&self.path, bytes, self.len))
             }
+            Backing::Elsewhere(_) => Err(self.io_error(not_here())),
         }
     }
 
@@ -181,6 +204,11 @@ impl fmt::Debug for SourceFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SourceFile({}, {} bytes)", self.path.display(), self.len)
     }
+}
+
+/// Error of weights that are to be loaded from a file of which only headers are brought.
+fn not_here() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "its bytes lie elsewhere")
 }
 
 /// Bytes that a configuration may have, for [`read_small`]: those of sparsely quantized models list every tensor.

@@ -78,8 +78,9 @@ pub(crate) fn choose(names: &[FileName], asked: Option<&str>) -> Result<Chosen, 
     }
 }
 
+/// Format of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Safetensors,
     Torch,
     Gguf,
@@ -95,6 +96,11 @@ impl Kind {
             _ => return None,
         };
         Some((kind, stem))
+    }
+
+    /// The kind of a file of weights.
+    pub(crate) fn of_file(file: &FileName) -> Option<Self> {
+        Some(Self::of(file.as_str())?.0)
     }
 
     fn usual_stem(self) -> &'static str {

@@ -33,7 +33,7 @@ pub(crate) struct Download<'a> {
     pub(crate) url: String,
     pub(crate) events: &'a (dyn Fn(Event<'_>) + Sync),
     /// Where the hub led to last: it is asked seldom, as hubs count.
-    pub(crate) location: Mutex<Option<String>>,
+    pub(crate) location: &'a Mutex<Option<String>>,
 }
 
 impl Download<'_> {
@@ -71,6 +71,14 @@ impl Download<'_> {
         // Whoever finds the blob takes it for right, after a loss of power, too.
         file.sync_all().map_err(HubError::io(&path))?;
         fs::rename(&path, &blob).map_err(HubError::io(&blob))
+    }
+
+    /// Bytes `begin..end` of the file alone.
+    pub(crate) fn range(&self, begin: u64, end: u64) -> Result<Vec<u8>, HubError> {
+        match self.fetch(Piece { begin, end })? {
+            Fetched::Piece(bytes) => Ok(bytes),
+            Fetched::NoRanges => Err(flaw(&self.url, AnswerFlaw::NoRanges)),
+        }
     }
 
     /// Goes on with a file that has its first `begun` bytes, and sums all of it.
@@ -111,7 +119,7 @@ impl Download<'_> {
 
     /// Fetches what is left in several ranges at a time.
     fn parallel(&self, out: &mut Out<'_>) -> Result<(), HubError> {
-        let (settings, size) = (self.http.settings, self.known.size);
+        let (settings, size) = (&self.http.settings, self.known.size);
         let left = size - out.written;
         let n_pieces = left.div_ceil(settings.piece);
         let n_connections = (settings.connections as u64).min(n_pieces);

@@ -212,6 +212,9 @@ pub enum AnswerFlaw {
     /// Another part of the file than was asked for.
     #[error("the answer is the part `{0}`, which was not asked for")]
     Range(String),
+    /// The whole file in the place of a part.
+    #[error("the hub sends no parts of files, and nothing is said of one before it is downloaded")]
+    NoRanges,
     /// Another commit than the list is of.
     #[error(
         "the answer is of commit {found}, and the list of files of {expected}; the repository changed meanwhile: try again"

@@ -16,9 +16,9 @@ use crate::settings::Settings;
 /// A hub that is asked.
 pub(crate) struct Http<'a> {
     agent: Agent,
-    pub(crate) settings: &'a Settings,
+    pub(crate) settings: Settings,
     /// The model that it is asked for, for messages.
-    name: &'a RepoName,
+    name: RepoName,
     events: &'a (dyn Fn(Event<'_>) + Sync),
 }
 
@@ -48,8 +48,8 @@ impl Answer {
 
 impl<'a> Http<'a> {
     pub(crate) fn new(
-        settings: &'a Settings,
-        name: &'a RepoName,
+        settings: &Settings,
+        name: &RepoName,
         events: &'a (dyn Fn(Event<'_>) + Sync),
     ) -> Self {
         let config = Agent::config_builder()
@@ -70,8 +70,8 @@ impl<'a> Http<'a> {
         };
         Http {
             agent: config.build().new_agent(),
-            settings,
-            name,
+            settings: settings.clone(),
+            name: name.clone(),
             events,
         }
     }

@@ -3,6 +3,9 @@
 //! [`pull`] takes a name, `org/name[@revision][:file]`, to files in the cache. It asks the hub once for its list of files at a
 //! commit, chooses those that a model needs, and brings what is not there. Knows nothing of what is in them.
 //!
+//! [`look`] brings configurations, and of weights the ranges that a reader of their headers asks for, so that a plan can be
+//! made before anything is downloaded.
+//!
 //! # Hostile answers
 //!
 //! Names of files and commits from the hub become types that cannot name a place outside of their folder. All files are
@@ -21,6 +24,7 @@ mod error;
 mod event;
 mod http;
 mod listing;
+mod look;
 mod name;
 mod pull;
 mod settings;
@@ -29,6 +33,7 @@ mod sum;
 pub use cache::{CachedRepo, find, list, remove};
 pub use error::{AnswerFlaw, ChoiceFlaw, HubError, NameFlaw};
 pub use event::Event;
+pub use look::{Looked, RangedFile, look};
 pub use name::{Commit, FileName, RepoId, RepoName, Revision};
 pub use pull::{Pulled, cached, pull};
 pub use settings::Settings;

@@ -83,7 +83,7 @@ fn bring(
         wanted.push((file, listing.describe(http, name, remote)?));
     }
     let total = wanted.iter().map(|(_, known)| known.size).sum();
-    expect_room(http.settings, &folder, &wanted)?;
+    expect_room(&http.settings, &folder, &wanted)?;
     cache::tag(cache)?;
     for (file, known) in &wanted {
         events(Event::File {
@@ -106,7 +106,7 @@ fn bring(
                 file,
                 known,
                 events,
-                location: Mutex::new(None),
+                location: &Mutex::default(),
             };
             download.bring()?;
         }

@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use llm_checkpoint::Checkpoint;
 use llm_plan::WeightDType;
 use llm_runtime::BoundModel;
 
 use self::report::CheckpointReport;
 use crate::cli::InspectArgs;
-use crate::open::OpenModel;
+use crate::hub_model::HubModel;
 use crate::plan::{CONFIG, PlannedModel, lacks_weights};
 use crate::{open, output, peers};
 
@@ -36,22 +37,24 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
     }
     let dtype = args.dtype.unwrap_or(WeightDType::Auto);
     let quant = quant.as_ref();
+    let origin = HubModel::origin(args.hub.as_ref());
     let listed = match (quant, args.dtype) {
-        (None, None) => open::checkpoint(path).and_then(|checkpoint| {
+        (None, None) => open::checkpoint(path, origin).and_then(|checkpoint| {
             // What does not bind is listed as it is.
-            let model = BoundModel::open(path).ok();
+            let model = Checkpoint::open_with(path, origin).ok();
+            let model = model.and_then(|checkpoint| BoundModel::of(checkpoint).ok());
             let mut report = CheckpointReport::new(&checkpoint, model.as_ref())?;
             if report.statistics_bytes.is_some() {
-                report.transformers = peers::transformers(path);
+                report.transformers = model.as_ref().and_then(peers::transformers);
             }
             print(&report)
         }),
-        _ => OpenModel::open(path, &args.keys)
-            .and_then(|model| print(&loaded::report(&model.bound, dtype, quant)?)),
+        _ => open::bind_or_hint(path, &args.keys, origin)
+            .and_then(|model| print(&loaded::report(&model, dtype, quant)?)),
     };
     match listed {
         Err(error) if lacks_weights(&error) && path.join(CONFIG).is_file() => {
-            let model = PlannedModel::open(path, &args.keys)?;
+            let model = PlannedModel::open((path, args.hub.as_ref()), &args.keys)?;
             print(&loaded::expected(path, &model, dtype, quant)?)?;
         }
         listed => listed?,

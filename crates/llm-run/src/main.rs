@@ -15,6 +15,7 @@ mod doctor;
 mod failure;
 mod generate;
 mod generation_config;
+mod hub_model;
 mod input;
 mod inspect;
 mod load;

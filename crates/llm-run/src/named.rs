@@ -1,6 +1,7 @@
 //! Models by name: a MODEL that is no path here may be one on a hub, whose files come to the cache first.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use indicatif::{MultiProgress, ProgressBar};
@@ -8,15 +9,15 @@ use llm_hub::{Event, HubError, Pulled, RepoName, Settings};
 use llm_tensor::Bytes;
 
 use crate::cli::Command;
-use crate::failure::refuse;
+use crate::hub_model::HubModel;
 use crate::open::is_hub_name;
 use crate::output;
 use crate::output::words::printable;
 
-/// Puts the path of its files in the place of a model's name. Plans download nothing.
+/// Puts the path of its files in the place of a model's name. For plans only headers are fetched.
 ///
 /// # Errors
-/// When the model cannot be brought, or is not in the cache where nothing is downloaded.
+/// When the model cannot be brought, or is not in the cache where nothing is fetched.
 pub(crate) fn resolve(command: &mut Command) -> Result<()> {
     if let Command::Serve(args) = command
         && args.name.is_none()
@@ -32,8 +33,8 @@ pub(crate) fn resolve(command: &mut Command) -> Result<()> {
         Command::Shard(args) => (Some(&mut args.input), fetch),
         Command::Quantize(args) => (Some(&mut args.input), fetch),
         Command::Verify(args) => (Some(&mut args.model), fetch),
-        Command::Plan(args) => (Some(&mut args.model), expect_cached),
-        Command::Inspect(args) => (args.model.as_mut(), expect_cached),
+        Command::Plan(args) => return look(Some(&mut args.model), &mut args.hub),
+        Command::Inspect(args) => return look(args.model.as_mut(), &mut args.hub),
         Command::Cache(_)
         | Command::Doctor(_)
         | Command::Pull(_)
@@ -65,14 +66,53 @@ pub(crate) fn settings() -> Result<Settings> {
     Ok(Settings::of_environment(&|name| std::env::var(name).ok())?)
 }
 
-fn expect_cached(name: &RepoName) -> Result<Pulled> {
+/// Finds a model in the cache, or has a look at it on the hub.
+fn look(path: Option<&mut PathBuf>, hub: &mut Option<HubModel>) -> Result<()> {
+    let Some(path) = path else {
+        return Ok(());
+    };
+    let Some(name) = name_of(path)? else {
+        return Ok(());
+    };
     let settings = settings()?;
-    match llm_hub::cached(&settings, name)? {
-        Some(pulled) => Ok(pulled),
-        None => refuse(format!(
-            "there is no model at {name}, nor is one of this name in {}; `llm-run pull {name}` downloads it from a hub",
-            settings.cache.display()
-        )),
+    let (cached, looked) = match llm_hub::cached(&settings, &name)? {
+        Some(pulled) => (pulled.path, None),
+        None if settings.is_offline => {
+            let folder = settings.cache;
+            let name = name.to_string();
+            return Err(no_model(HubError::Offline { name, folder }));
+        }
+        None => {
+            let looked = llm_hub::look(&settings, &name, &note_event).map_err(no_model)?;
+            (looked.path().to_owned(), Some(Arc::new(looked)))
+        }
+    };
+    *path = cached;
+    *hub = Some(HubModel {
+        name: name.id.to_string(),
+        looked,
+        cache: settings.cache,
+    });
+    Ok(())
+}
+
+/// The error of a name that no model has. Whoever meant a path is told, too.
+fn no_model(error: HubError) -> anyhow::Error {
+    match &error {
+        HubError::Offline { name, .. } | HubError::NoRepo { name, .. } => {
+            let context = format!("there is no model at {name}");
+            anyhow::Error::from(error).context(context)
+        }
+        _ => error.into(),
+    }
+}
+
+/// Says what is not as it should be.
+fn note_event(event: Event<'_>) {
+    // What is brought is little, and its progress is not worth a bar.
+    if let Event::Retry { why, wait } = event {
+        let seconds = wait.as_secs_f32();
+        output::notes(&[format!("{why}; trying again in {seconds:.1} s")]);
     }
 }
 

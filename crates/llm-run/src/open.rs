@@ -9,7 +9,7 @@ use std::sync::{Arc, Once};
 
 use anyhow::Result;
 use llm_arch::ArchError;
-use llm_checkpoint::{Checkpoint, Format};
+use llm_checkpoint::{Checkpoint, Elsewhere, Format};
 use llm_runtime::{BoundModel, RuntimeError};
 use llm_text::{TextError, Tokenizer};
 
@@ -41,7 +41,7 @@ enum ConfigOrigin {
 
 impl OpenModel {
     pub(crate) fn open(path: &Path, keys: &KeyArgs) -> Result<Self> {
-        let bound = bind(path, keys).map_err(|error| with_plan_hint(path, error))?;
+        let bound = bind_or_hint(path, keys, None)?;
         if path == Path::new(demo::NAME) {
             return Ok(OpenModel {
                 bound,
@@ -106,18 +106,44 @@ impl OpenModel {
 
 /// Opens what the user calls a model, without its tokenizer.
 pub(crate) fn bind(path: &Path, keys: &KeyArgs) -> Result<BoundModel> {
+    bind_with(path, keys, None)
+}
+
+/// The same of one of whose files `origin` may have the bytes.
+pub(crate) fn bind_with(
+    path: &Path,
+    keys: &KeyArgs,
+    origin: Option<&dyn Elsewhere>,
+) -> Result<BoundModel> {
     if path == Path::new(demo::NAME) {
         let origin = Path::new(demo::ORIGIN);
         let checkpoint = Checkpoint::from_bytes(origin, demo::weights())?;
         return Ok(BoundModel::with_config(checkpoint, demo::CONFIG, origin)?);
     }
-    bind_files(path, keys)
+    bind_files_with(path, keys, origin)
+}
+
+/// The same with a hint where it cannot be run and can be looked at.
+pub(crate) fn bind_or_hint(
+    path: &Path,
+    keys: &KeyArgs,
+    origin: Option<&dyn Elsewhere>,
+) -> Result<BoundModel> {
+    bind_with(path, keys, origin).map_err(|error| with_plan_hint(path, origin, error))
 }
 
 /// Opens a model's files, and says once what is to be said of them.
 pub(crate) fn bind_files(path: &Path, keys: &KeyArgs) -> Result<BoundModel> {
+    bind_files_with(path, keys, None)
+}
+
+fn bind_files_with(
+    path: &Path,
+    keys: &KeyArgs,
+    origin: Option<&dyn Elsewhere>,
+) -> Result<BoundModel> {
     expect_there(path)?;
-    let checkpoint = Checkpoint::open(path).map_err(RuntimeError::from)?;
+    let checkpoint = Checkpoint::open_with(path, origin).map_err(RuntimeError::from)?;
     // Before the model is bound: where that fails, they may say why.
     output::notes(checkpoint.notices());
     let model = BoundModel::of_with(checkpoint, keys.unknown_keys()).map_err(with_key_hint)?;

@@ -1,7 +1,5 @@
 //! Other readers of a quantized checkpoint.
 
-use std::path::Path;
-
 use llm_arch::Module;
 use llm_runtime::{BeyondPeers, BoundModel, Unread, WhyUnread};
 use serde::Serialize;
@@ -15,10 +13,10 @@ pub(crate) struct Transformers {
 }
 
 /// Of a checkpoint with a configuration that both are understood, what becomes of it there.
-pub(crate) fn transformers(model: &Path) -> Option<Transformers> {
-    let model = BoundModel::open(model)
-        .ok()
-        .filter(BoundModel::is_quantized)?;
+pub(crate) fn transformers(model: &BoundModel) -> Option<Transformers> {
+    if !model.is_quantized() {
+        return None;
+    }
     let why_not = model.unread_by_transformers().map(|unread| why(&unread));
     Some(Transformers {
         loads: why_not.is_none(),

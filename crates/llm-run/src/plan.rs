@@ -12,6 +12,7 @@ pub(crate) use self::model::{CONFIG, PlannedModel, lacks_weights};
 use self::report::{Detail, PlanReport};
 use crate::cli::PlanArgs;
 use crate::failure::refuse;
+use crate::hub_model::HubModel;
 use crate::open::unknown_checkpoint;
 use crate::output;
 use crate::placement::budgets::MemoryBudgets;
@@ -29,10 +30,11 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     if load.verify {
         return refuse("--verify reads all bytes, and a plan only headers; use `llm-run verify`");
     }
-    let model = match PlannedModel::open(&args.model, &load.keys) {
+    let hub = args.hub.as_ref();
+    let model = match PlannedModel::open((&args.model, hub), &load.keys) {
         Ok(model) => model,
         Err(error) => {
-            return match unknown_checkpoint(&args.model, &error) {
+            return match unknown_checkpoint(&args.model, HubModel::origin(hub), &error) {
                 Some(checkpoint) => plan_headers(args, &checkpoint, &error),
                 None => Err(error),
             };
@@ -56,12 +58,18 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     }
     output::print(&match args.json {
         true => print::json::text(&report)?,
-        false => print::text::text(&report, Detail::of(args)),
+        false => print::text::text(&report, Detail::of(args)) + &to_download(args),
     })?;
     Ok(match report.verdict {
         Verdict::Fits(_) => ExitCode::SUCCESS,
         Verdict::DoesNotFit(_) => ExitCode::from(2),
     })
+}
+
+/// What a model is to be downloaded for, in a line.
+fn to_download(args: &PlanArgs) -> String {
+    let to_download = args.hub.as_ref().and_then(HubModel::to_download);
+    to_download.map_or_else(String::new, |download| format!("\n{}", download.text()))
 }
 
 /// Plans a checkpoint by its headers. `reason` says why it cannot be run.
@@ -74,7 +82,7 @@ fn plan_headers(args: &PlanArgs, checkpoint: &Checkpoint, reason: &Error) -> Res
     }
     output::print(&match args.json {
         true => output::json(&report.json())?,
-        false => report.text(Detail::of(args)),
+        false => report.text(Detail::of(args)) + &to_download(args),
     })?;
     Ok(match report.verdict {
         PartsVerdict::Fit(_) => ExitCode::SUCCESS,

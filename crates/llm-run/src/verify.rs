@@ -16,7 +16,7 @@ use crate::signals::Stop;
 use crate::{open, output};
 
 pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
-    let checkpoint = open::checkpoint(&args.model)?;
+    let checkpoint = open::checkpoint(&args.model, None)?;
     let path = checkpoint.folder().join(MANIFEST);
     let stop = Stop::on_signal()?;
     let checksums = Checksums::of(&checkpoint)?;

@@ -43,11 +43,16 @@ impl Archive {
         let directory = Directory::find(file)?;
         let mut cursor = Cursor::over(file, directory.range.clone());
         cursor.expect_records(directory.n_entries, DirectoryEntry::MIN_BYTES)?;
+        let mut listed = Vec::new();
+        for _ in 0..directory.n_entries {
+            listed.push(DirectoryEntry::read(&mut cursor)?);
+        }
+        let headers: Vec<_> = listed.iter().map(DirectoryEntry::header_range).collect();
+        file.expect(&headers);
         let mut entries = BTreeMap::new();
         // From header to the end of the content, to see whether any two overlap.
         let mut places = Vec::new();
-        for _ in 0..directory.n_entries {
-            let entry = DirectoryEntry::read(&mut cursor)?;
+        for entry in listed {
             let range = entry.locate(file, directory.range.start)?;
             places.push((entry.header..range.end, entry.name.clone()));
             let (is_stored, crc32) = (entry.is_stored, entry.crc32);
@@ -282,10 +287,16 @@ impl DirectoryEntry {
         })
     }
 
+    /// Range of the entry's own header, up to its name.
+    fn header_range(&self) -> Range<u64> {
+        const HEADER: u64 = 30;
+        let end = HEADER + self.name.len() as u64;
+        self.header..self.header.saturating_add(end)
+    }
+
     /// Range of the content, by the entry's own header, which must say the same as the directory. `limit` is
     /// the offset of the directory.
     fn locate(&self, file: &SourceFile, limit: u64) -> Result<Range<u64>, CheckpointError> {
-        const HEADER: u64 = 30;
         let wrong = |flaw: ZipFlaw| file.header_error(flaw.into());
         let disagreement = |what| {
             wrong(ZipFlaw::Disagreement {
@@ -300,7 +311,7 @@ impl DirectoryEntry {
                 limit,
             })
         };
-        let after_header = self.header.saturating_add(HEADER + self.name.len() as u64);
+        let after_header = self.header_range().end;
         if after_header > limit {
             return Err(past_end(after_header));
         }

@@ -9,12 +9,17 @@ use llm_plan::WeightDType;
 use super::load::{KeyArgs, LoadArgs};
 use super::quant::{QuantArgs, RecordedComputeArgs};
 use super::values::{above_zero, weight_dtype};
+use crate::hub_model::HubModel;
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// A model's folder, which may hold nothing but a config.json, a .safetensors or .gguf file, or `demo`
+    /// A model's folder, which may hold nothing but a config.json, a .safetensors or .gguf file, `demo`, or a name on a hub,
+    /// org/name, of which only headers are fetched
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
+    /// The model that was named as on a hub
+    #[arg(skip)]
+    pub(crate) hub: Option<HubModel>,
     /// Sequences that are worked on at a time
     #[arg(long, value_name = "N", default_value = "1", allow_negative_numbers = true, value_parser = above_zero)]
     pub(crate) batch: NonZeroUsize,
@@ -33,9 +38,12 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// A folder, a checkpoint's file, or `demo`
+    /// A folder, a checkpoint's file, `demo`, or a name on a hub, org/name, of which only headers are fetched
     #[arg(value_name = "MODEL", required_unless_present = "formats")]
     pub(crate) model: Option<PathBuf>,
+    /// The model that was named as on a hub
+    #[arg(skip)]
+    pub(crate) hub: Option<HubModel>,
     /// List every format of weights, and what becomes of it: computed with as stored, decoded, or refused
     #[arg(long, conflicts_with_all = ["model", "dtype"])]
     pub(crate) formats: bool,

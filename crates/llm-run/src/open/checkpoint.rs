@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use anyhow::Result;
-use llm_checkpoint::Checkpoint;
+use llm_checkpoint::{Checkpoint, Elsewhere};
 
 use crate::failure::refuse;
 use crate::{demo, output};
 
-/// Opens what the user calls a model, for its weights alone, and says once what is to be said of its files.
-pub(crate) fn checkpoint(model: &Path) -> Result<Checkpoint> {
+/// Opens what the user calls a model, for its weights alone, and says once what is to be said of its files. `origin` may
+/// have their bytes.
+pub(crate) fn checkpoint(model: &Path, origin: Option<&dyn Elsewhere>) -> Result<Checkpoint> {
     if model == Path::new(demo::NAME) {
         return Ok(Checkpoint::from_bytes(
             Path::new(demo::ORIGIN),
@@ -17,7 +18,7 @@ pub(crate) fn checkpoint(model: &Path) -> Result<Checkpoint> {
         )?);
     }
     expect_there(model)?;
-    let checkpoint = Checkpoint::open(model)?;
+    let checkpoint = Checkpoint::open_with(model, origin)?;
     output::notes(checkpoint.notices());
     Ok(checkpoint)
 }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Error;
-use llm_checkpoint::Checkpoint;
+use llm_checkpoint::{Checkpoint, Elsewhere};
 use llm_runtime::RuntimeError;
 
 use super::checkpoint::checkpoint;
@@ -12,9 +12,13 @@ use crate::failure::{self, UserError};
 
 /// The checkpoint at `path` that `error` says cannot be run, where that is for want of knowledge: its configuration is
 /// missing or not understood, or it is quantized in a way that is not. Damaged files and configurations are none.
-pub(crate) fn unknown_checkpoint(path: &Path, error: &Error) -> Option<Checkpoint> {
+pub(crate) fn unknown_checkpoint(
+    path: &Path,
+    origin: Option<&dyn Elsewhere>,
+    error: &Error,
+) -> Option<Checkpoint> {
     let error = error.downcast_ref::<RuntimeError>()?;
-    let found = || checkpoint(path).ok();
+    let found = || checkpoint(path, origin).ok();
     match error {
         RuntimeError::Config { .. } | RuntimeError::QuantConfig { .. } => found(),
         RuntimeError::ReadConfig { source, .. } if source.kind() == ErrorKind::NotFound => found(),
@@ -27,8 +31,9 @@ pub(crate) fn unknown_checkpoint(path: &Path, error: &Error) -> Option<Checkpoin
 }
 
 /// The error of a model at `path` that cannot be run; where it can be looked at, that is said.
-pub(super) fn with_plan_hint(path: &Path, error: Error) -> Error {
-    match (unknown_checkpoint(path, &error), failure::message(&error)) {
+pub(super) fn with_plan_hint(path: &Path, origin: Option<&dyn Elsewhere>, error: Error) -> Error {
+    let unknown = unknown_checkpoint(path, origin, &error);
+    match (unknown, failure::message(&error)) {
         (Some(_), Some(message)) => UserError(format!(
             "{message}; `llm-run plan` and `llm-run inspect` show what it takes"
         ))

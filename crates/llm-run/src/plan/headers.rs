@@ -11,7 +11,8 @@ use super::kv_bound::KvBound;
 use super::model;
 use crate::cli::PlanArgs;
 use crate::failure::{self, refuse};
-use crate::output::words::dtype_name;
+use crate::hub_model::{HubModel, ToDownload};
+use crate::output::words::{dtype_name, printable};
 use crate::placement::budgets::MemoryBudgets;
 use crate::placement::costs::GPU_CONTEXT;
 use crate::placement::program;
@@ -23,6 +24,8 @@ pub(super) const USUAL_CONTEXT: usize = 4096;
 /// Results of planning by headers: all that is printed.
 pub(super) struct HeaderReport {
     pub(super) name: String,
+    /// What it takes to have it here.
+    pub(super) to_download: Option<ToDownload>,
     /// Reason why the model cannot be run.
     pub(super) reason: String,
     pub(super) format: String,
@@ -83,7 +86,11 @@ impl HeaderReport {
             ram: program,
         };
         Ok(HeaderReport {
-            name: model::name(&args.model),
+            name: match &args.hub {
+                Some(hub) => printable(&hub.name),
+                None => model::name(&args.model),
+            },
+            to_download: args.hub.as_ref().and_then(HubModel::to_download),
             reason: failure::message(reason).unwrap_or_default(),
             format: format!("{:?}", checkpoint.format()).to_lowercase(),
             n_tensors: checkpoint.tensors().len(),

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use llm_arch::{Skeleton, Slot};
-use llm_checkpoint::{CheckpointError, MAX_CONFIG, NewTensor, ShardPlan, read_small};
+use llm_checkpoint::{CheckpointError, Elsewhere, MAX_CONFIG, NewTensor, ShardPlan, read_small};
 use llm_plan::{Encodings, RunOn, StoredTensor, WeightDType};
 use llm_quant::{QuantConfig, Scheme};
 use llm_runtime::{BoundModel, PublishedForm, RuntimeError, read_config_with};
 use llm_tensor::{Bytes, DType, Shape};
 
 use crate::cli::KeyArgs;
+use crate::hub_model::{HubModel, ToDownload};
 use crate::output::words::printable;
 use crate::placement::offload::read_from;
 use crate::placement::program;
@@ -33,6 +34,8 @@ pub(crate) struct PlannedModel {
     pub(super) program: Bytes,
     /// Bound to its checkpoint, where there is one.
     pub(super) bound: Option<BoundModel>,
+    /// What it takes to have it here.
+    pub(super) to_download: Option<ToDownload>,
 }
 
 /// The files of a checkpoint.
@@ -51,9 +54,22 @@ pub(crate) enum CheckpointFiles {
 
 impl PlannedModel {
     /// Opens what the user calls a model; a folder may hold nothing but a `config.json`.
-    pub(crate) fn open(path: &Path, keys: &KeyArgs) -> Result<Self> {
+    pub(crate) fn open((path, hub): (&Path, Option<&HubModel>), keys: &KeyArgs) -> Result<Self> {
+        let found = Self::open_files(path, HubModel::origin(hub), keys)?;
+        let Some(hub) = hub else {
+            return Ok(found);
+        };
+        Ok(PlannedModel {
+            name: printable(&hub.name),
+            read_from: hub.read_from().unwrap_or(found.read_from),
+            to_download: hub.to_download(),
+            ..found
+        })
+    }
+
+    fn open_files(path: &Path, origin: Option<&dyn Elsewhere>, keys: &KeyArgs) -> Result<Self> {
         let config = path.join(CONFIG);
-        match open::bind(path, keys) {
+        match open::bind_with(path, keys, origin) {
             Err(error) if lacks_weights(&error) && config.is_file() => {
                 let text = read_small(&config, MAX_CONFIG)?;
                 let read = read_config_with(&text, &config, keys.unknown_keys());
@@ -89,6 +105,7 @@ impl PlannedModel {
             files: CheckpointFiles::Present(files),
             program: program::with_model(&model),
             bound: Some(model),
+            to_download: None,
         })
     }
 
@@ -124,6 +141,7 @@ impl PlannedModel {
             stored,
             files: CheckpointFiles::Expected { dtype, cuts },
             bound: None,
+            to_download: None,
         })
     }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::bars::{self, Bar};
 use super::json::device;
 use super::{svg, text};
+use crate::hub_model::ToDownload;
 use crate::output::table::{Column, table};
 use crate::output::words::{grouped, printable, short};
 use crate::plan::headers::HeaderReport;
@@ -181,6 +182,7 @@ impl HeaderReport {
         let by_dtype = by_dtype.map(|(dtype, bytes)| (dtype.clone(), bytes.get().into()));
         json!({
             "model": self.name,
+            "to_download": self.to_download.as_ref().map(ToDownload::json),
             "can_be_run": false,
             "reason": self.reason,
             "fits": matches!(self.verdict, PartsVerdict::Fit(_)),

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::reader::whole_files;
 use super::recommended;
 use super::speed::figures;
+use crate::hub_model::ToDownload;
 use crate::output;
 use crate::placement::budgets::Beyond;
 use crate::placement::flags::{flag, with_flag};
@@ -24,6 +25,8 @@ pub(in crate::plan) fn text(report: &PlanReport<'_>) -> Result<String> {
     let estimate = plan.map(|plan| &plan.estimate);
     output::json(&json!({
         "model": model.name,
+        // Null where all of it is here.
+        "to_download": model.to_download.as_ref().map(ToDownload::json),
         "family": model.skeleton.spec.family,
         "n_parameters": model.skeleton.n_parameters(),
         // What this version cannot run has another plan.
