@@ -272,6 +272,13 @@ impl Checkpoint {
         Ok(None)
     }
 
+    /// A file that was shortened, or could not be read, while its mapped bytes were in use: zeros were read in their place, and
+    /// what was computed with them is worth nothing.
+    pub fn cut_file(&self) -> Option<&Path> {
+        let cut = self.files.iter().find(|file| file.is_cut());
+        cut.map(SourceFile::path)
+    }
+
     /// True if a file's bytes lie elsewhere: nothing but headers is to be read of it.
     pub fn is_elsewhere(&self) -> bool {
         self.files.iter().any(SourceFile::is_elsewhere)

@@ -42,7 +42,8 @@
 //!
 //! [`Checkpoint::read_into`] reports a file that someone shortened after it was opened as an error. Bytes handed
 //! out by [`Checkpoint::view`] are the file's own pages: if the file is overwritten, they change; if it is
-//! shortened, touching what is gone ends the process with `SIGBUS`. Replacing a file by renaming another one over
+//! shortened, what is gone reads as zeros, and [`Checkpoint::cut_file`] names it from then on. For that the crate has a handler
+//! of `SIGBUS` from the first mapping on; signals of other addresses go to the handler before it. Replacing a file by renaming another one over
 //! it, as download tools do, is harmless.
 
 mod adapter;

@@ -13,7 +13,7 @@ use crate::elsewhere::{Origin, RangeFile};
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
 use crate::file_state::FileState;
 use crate::foreign;
-use crate::map::{SharedBytes, map};
+use crate::map::{Mapped, SharedBytes};
 
 /// A file of a checkpoint: read at given offsets, by any number of threads, or mapped as a whole.
 pub(crate) struct SourceFile {
@@ -24,7 +24,7 @@ pub(crate) struct SourceFile {
 
 enum Backing {
     /// As it was when it was opened; mapped on first use.
-    File(File, FileState, OnceLock<SharedBytes>),
+    File(File, FileState, OnceLock<Arc<Mapped>>),
     /// A file's bytes that were in memory already.
     Memory(SharedBytes),
     /// Bytes that are brought as they are read.
@@ -110,6 +110,14 @@ impl SourceFile {
         }
     }
 
+    /// True once bytes of its mapping were read that it does not have any more.
+    pub(crate) fn is_cut(&self) -> bool {
+        match &self.backing {
+            Backing::File(_, _, mapping) => mapping.get().is_some_and(|mapped| mapped.is_cut()),
+            Backing::Memory(_) | Backing::Elsewhere(_) => false,
+        }
+    }
+
     /// True if its bytes are brought from elsewhere.
     pub(crate) fn is_elsewhere(&self) -> bool {
         matches!(self.backing, Backing::Elsewhere(_))
@@ -151,11 +159,11 @@ impl SourceFile {
             Backing::Elsewhere(_) => Err(self.io_error(not_here())),
             Backing::File(file, _, mapping) => {
                 if let Some(mapped) = mapping.get() {
-                    return Ok(Arc::clone(mapped));
+                    return Ok(Arc::<Mapped>::clone(mapped));
                 }
-                let new = map(file, self.len).map_err(|source| self.io_error(source))?;
+                let new = Mapped::new(file, self.len).map_err(|source| self.io_error(source))?;
                 // When two threads come here at once, one mapping is kept and the other dropped, untouched.
-                Ok(Arc::clone(mapping.get_or_init(|| Arc::new(new))))
+                Ok(Arc::<Mapped>::clone(mapping.get_or_init(|| Arc::new(new))))
             }
         }
     }

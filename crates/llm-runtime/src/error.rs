@@ -236,6 +236,15 @@ pub enum RuntimeError {
         /// The file.
         path: PathBuf,
     },
+    /// A file of a checkpoint that was shortened, or that its disk could not read, while its weights were in use.
+    #[error(
+        "{path} was shortened while its weights were in use, or its disk could not read it; what was computed with it is of no use: \
+         start again with a whole file"
+    )]
+    SourceCut {
+        /// The file.
+        path: PathBuf,
+    },
     /// A device refused.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -323,6 +332,7 @@ impl RuntimeError {
             | RuntimeError::OffloadForeign { .. }
             | RuntimeError::OffloadInUse { .. }
             | RuntimeError::SourceChanged { .. }
+            | RuntimeError::SourceCut { .. }
             | RuntimeError::Plan(_)
             | RuntimeError::NoDevice { .. }
             | RuntimeError::EmptyPrompt

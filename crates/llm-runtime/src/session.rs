@@ -178,6 +178,7 @@ impl Session {
             return Err(RuntimeError::Interrupted);
         }
         let encoded = self.pipeline.encode(sequence, ids, (interrupts, None))?;
+        expect_whole(self.origin.as_ref())?;
         if is_finite(encoded) {
             self.sequences.set_encoded(sequence, true);
             return Ok(());
@@ -378,14 +379,16 @@ impl Session {
     fn logits_of(&mut self, rows: &[usize], first: usize) -> Result<()> {
         let vocab = self.spec.vocab;
         let out = &mut self.logits[first * vocab..(first + rows.len()) * vocab];
-        self.pipeline.logits(rows, out)
+        self.pipeline.logits(rows, out)?;
+        expect_whole(self.origin.as_ref())
     }
 
     /// The most probable tokens after some rows of the last pass. Logits that the host changes may be equal when they were
     /// not before, so that it has to choose.
     fn ids_of(&mut self, rows: &[usize], ids: &mut [Option<u32>]) -> Result<()> {
         if !self.spec.head.changes_logits() {
-            return self.pipeline.ids(rows, ids);
+            self.pipeline.ids(rows, ids)?;
+            return expect_whole(self.origin.as_ref());
         }
         self.logits_of(rows, 0)?;
         for (id, logits) in ids
@@ -395,6 +398,17 @@ impl Session {
             *id = first_of_largest(logits);
         }
         Ok(())
+    }
+}
+
+/// Refuses results of weights whose file was shortened meanwhile.
+fn expect_whole(origin: Option<&Origin>) -> Result<()> {
+    let cut = origin.and_then(|origin| origin.model.checkpoint().cut_file());
+    match cut {
+        None => Ok(()),
+        Some(path) => Err(RuntimeError::SourceCut {
+            path: path.to_owned(),
+        }),
     }
 }
 
