@@ -19,6 +19,7 @@ mod hub_model;
 mod input;
 mod inspect;
 mod load;
+mod manual;
 mod models;
 mod named;
 mod open;
@@ -70,6 +71,8 @@ fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Remove(args) => models::remove(&args),
         cli::Command::Cache(command) => cache::cache(&command),
         cli::Command::Doctor(args) => doctor::doctor(&args),
+        cli::Command::Completions(args) => manual::completions(&args),
+        cli::Command::Man(args) => manual::man(&args),
     }
 }
 

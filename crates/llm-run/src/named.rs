@@ -37,6 +37,8 @@ pub(crate) fn resolve(command: &mut Command) -> Result<()> {
         Command::Inspect(args) => return look(args.model.as_mut(), &mut args.hub),
         Command::Cache(_)
         | Command::Doctor(_)
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::Pull(_)
         | Command::List(_)
         | Command::Remove(_) => return Ok(()),

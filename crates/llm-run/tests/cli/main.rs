@@ -22,6 +22,7 @@ mod gpu;
 #[path = "../../../llm-hub/tests/pull/hub.rs"]
 mod hub;
 mod inspect;
+mod manual;
 mod mapped;
 mod memory;
 mod models;
