@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 mod bench_memory;
 mod cargo;
 mod ci;
+mod dist;
 mod fetch_model;
 mod fixture;
 mod gpu_bundle;
@@ -67,6 +68,8 @@ enum Command {
     },
     /// Measures what runs take beside what was planned for them
     BenchMemory(bench_memory::Options),
+    /// Makes the archive that is handed out: program, completions, manual pages, licences and a list of its parts
+    Dist(dist::Options),
     /// Writes a random checkpoint with the shapes of a real configuration
     MakeModel(make_model::Options),
 }
@@ -97,6 +100,7 @@ fn main() -> Result<()> {
         Command::GpuBundle(options) => gpu_bundle::run(&root(), &options),
         Command::Kernels { check } => kernels::run(&root(), check.into()),
         Command::BenchMemory(options) => bench_memory::run(&root(), &options),
+        Command::Dist(options) => dist::run(&root(), &options),
         Command::MakeModel(options) => make_model::run(&options),
     }
 }

@@ -12,8 +12,8 @@ use super::{Problem, read};
 const MAX_LINES: usize = 800;
 
 /// Lines that this program may have without its tests: 1300 for chores, 1750 for measuring what models take, 300 for the
-/// bundle for GPUs, the rest for what files use of each other.
-const MAX_XTASK_LINES: usize = 5050;
+/// bundle for GPUs, 200 for what is handed out, the rest for what files use of each other.
+const MAX_XTASK_LINES: usize = 5250;
 
 /// Paths that may hold `unsafe`.
 const UNSAFE: [&str; 6] = [

@@ -240,8 +240,8 @@ fn this_program_is_limited_as_a_whole() {
     for name in ["a", "b", "c", "d", "e", "f"] {
         tree.write(&format!("xtask/src/{name}.rs"), &"\n".repeat(800));
     }
-    tree.write("xtask/src/g.rs", &"\n".repeat(251));
-    let says = "xtask:1: 5051 lines without tests, 5050 are allowed in all";
+    tree.write("xtask/src/g.rs", &"\n".repeat(451));
+    let says = "xtask:1: 5251 lines without tests, 5250 are allowed in all";
     assert_eq!(tree.problems(), [says]);
 }
 
