@@ -81,6 +81,12 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<()> {
             })?;
             step("memory that threads share, under Miri", || miri(root))?;
             step("kernels for AArch64, under an emulator", || arm(root))?;
+            step("crates as they would be published", || {
+                // In order, each with all that it needs; what is packed is not built once more.
+                run_command(cargo(
+                    "publish --workspace --dry-run --no-verify --allow-dirty --locked",
+                ))
+            })?;
             step("what is written, in transformers", || {
                 let mut check = Command::new(fetch_model::PYTHON);
                 check.args(["benches/peers.py", "check"]).current_dir(root);
