@@ -23,6 +23,8 @@ pub struct UnitUse {
     pub kv_cache: Bytes,
     /// Bytes of its weights that a pass reads: all but tables that are only looked up in.
     pub per_pass: Bytes,
+    /// Bytes of these that only the first pass after a prompt reads: what makes keys and values of an encoder's result.
+    pub of_encoded: Bytes,
     /// Multiplications of these with one row.
     pub products: u64,
     /// Bytes of its weights that the checkpoint holds in their final form.
@@ -84,6 +86,7 @@ impl MemoryEstimate {
                     quantization_statistics: Bytes::new(footprint.statistics),
                     kv_cache: Bytes::new(tally.totals.kv),
                     per_pass: Bytes::new(footprint.per_pass),
+                    of_encoded: Bytes::new(footprint.of_encoded),
                     products: footprint.products,
                     in_place: Bytes::new(footprint.in_place()),
                 }

@@ -20,6 +20,8 @@ pub(crate) struct Footprint {
     /// Part that a pass reads, and that is streamed where it is not resident: all but tables that are only looked up
     /// in.
     pub(crate) per_pass: u64,
+    /// Bytes of that part that are read once a prompt: what makes keys and values of an encoder's result.
+    pub(crate) of_encoded: u64,
     /// Multiplications of that part with one row.
     pub(crate) products: u64,
     /// Its size in a buffer for what comes from disk.
@@ -70,6 +72,7 @@ impl Footprint {
         self.statistics += bytes.statistics.get();
         if !is_looked_up(slot.role, loading.is_tied) {
             self.per_pass += total;
+            self.of_encoded += if slot.role.reads_encoded() { total } else { 0 };
             self.products += slot.n_elements();
             let slice = slice_rows(slot, scheme, loading.slice).map(|n| (n, cols));
             let staged = |matrix| staged_bytes(matrix, scheme);
@@ -108,6 +111,7 @@ impl Footprint {
         self.elements += other.elements;
         self.statistics += other.statistics;
         self.per_pass += other.per_pass;
+        self.of_encoded += other.of_encoded;
         self.products += other.products;
         self.staged.join(&other.staged);
         self.resting.join(&other.resting);

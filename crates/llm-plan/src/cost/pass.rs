@@ -50,6 +50,7 @@ impl Pass {
             let UnitUse {
                 placement,
                 per_pass,
+                of_encoded,
                 ..
             } = *unit;
             let run_on = placement.run_on;
@@ -61,7 +62,11 @@ impl Pass {
                 | Unit::FinalNorm(_)
                 | Unit::Head => [1.0; 2],
             };
-            let n_bytes = used * per_pass.get() as f64;
+            let read = match rows {
+                Rows::Step(_) => per_pass.get() - of_encoded.get(),
+                Rows::Prompt => per_pass.get(),
+            };
+            let n_bytes = used * read as f64;
             if n_bytes > 0.0 {
                 match moved.iter_mut().find(|(path, _)| *path == placement) {
                     Some((_, sum)) => *sum += n_bytes,

@@ -1,10 +1,10 @@
 //! Costs of a step beside its weights: rows that are handed over, kernels that are started, products of many rows.
 
-use llm_arch::{Side, Unit};
+use llm_arch::{Side, Slot, Unit};
 use llm_quant::{LoadIn, QuantConfig};
 
 use super::*;
-use crate::LinkSpeed;
+use crate::{LinkSpeed, UnitUse};
 
 /// A device that starts its operations itself, and a GPU whose kernels the host starts.
 struct Launching;
@@ -314,6 +314,29 @@ fn what_every_token_reads_comes_first() {
     // A long prompt for a single token is read by the GPU.
     let is_on_gpu = on_gpu(&t5, reading);
     assert!((0..4).map(layer(Side::Encoder)).all(&is_on_gpu));
+}
+
+#[test]
+fn what_is_made_of_an_encoders_result_is_read_once_a_prompt() {
+    let skeleton = t5_of(256, 4);
+    let stored = all_as(&skeleton, DType::BF16);
+    let mut request = request(&skeleton, &stored);
+    request.costs = small_costs();
+    let plan = fits(&request);
+    let slots = skeleton.slots.iter();
+    let n_bytes = |slot: &Slot| 2 * slot.n_elements();
+    let of_encoded: u64 = slots.filter(|s| s.role.reads_encoded()).map(n_bytes).sum();
+    assert!(of_encoded > 0);
+    let is_read = |unit: &&UnitUse| {
+        !matches!(
+            unit.unit,
+            Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder)
+        )
+    };
+    let units = plan.estimate.units().iter().filter(is_read);
+    let per_pass: u64 = units.map(|unit| unit.per_pass.get()).sum();
+    let read: u64 = plan.step.weights.iter().map(|(_, n)| n.get()).sum();
+    assert_eq!(read, per_pass - of_encoded);
 }
 
 /// An encoder that no GPU holds is brought to it once a prompt, where decoder layers would be for every token.

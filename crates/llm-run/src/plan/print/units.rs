@@ -189,6 +189,7 @@ mod tests {
             quantization_statistics: Bytes::new(1),
             kv_cache: Bytes::new(2),
             per_pass: Bytes::ZERO,
+            of_encoded: Bytes::ZERO,
             in_place: Bytes::ZERO,
             products: 0,
         }
