@@ -1,6 +1,6 @@
 //! Brings a bound model's weights to a device.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -119,7 +119,11 @@ pub fn load_on(
     let in_memory = model
         .tensors()
         .filter(|bound| !is_on_disk(bound.slot.unit) && !becomes_table(bound.slot.role));
-    let total = in_memory.map(|bound| bound.tensor.stored_bytes()).sum();
+    let (mut total, mut units) = (Bytes::ZERO, HashSet::new());
+    for bound in in_memory {
+        total += bound.tensor.stored_bytes();
+        units.insert(bound.slot.unit);
+    }
     let mut feeds = HashMap::new();
     for run_on in map.devices() {
         let feed = feed(model, &encodings, (run_on, map), options, events)?;
@@ -132,10 +136,10 @@ pub fn load_on(
         encodings,
         encoder: options.encoder,
         events,
-        at: Progress {
-            done: Bytes::ZERO,
-            total,
-        },
+        done: Bytes::ZERO,
+        total,
+        begun: HashSet::new(),
+        total_units: units.len(),
         allocated: Allocated::default(),
     };
     let stages = map.stages()?;
@@ -214,7 +218,10 @@ struct Source<'a> {
     encodings: Encodings<'a>,
     encoder: &'a dyn Encoder,
     events: &'a mut dyn FnMut(Event) -> Result<()>,
-    at: Progress,
+    done: Bytes,
+    total: Bytes,
+    begun: HashSet<Unit>,
+    total_units: usize,
     /// The weights that were handed over.
     allocated: Allocated,
 }
@@ -228,8 +235,15 @@ impl Source<'_> {
 
     /// Counts a weight that was handed over.
     fn count(&mut self, unit: Unit, role: Role, bytes: StoredBytes) -> Result<()> {
-        self.at.done += self.tensors[&(unit, role)].tensor.stored_bytes();
-        (self.events)(Event::Loading(self.at))?;
+        self.done += self.tensors[&(unit, role)].tensor.stored_bytes();
+        self.begun.insert(unit);
+        (self.events)(Event::Loading(Progress {
+            done: self.done,
+            total: self.total,
+            unit,
+            n_units: self.begun.len(),
+            total_units: self.total_units,
+        }))?;
         let (home, allocated) = (placement(self.map, unit).home, &mut self.allocated);
         allocated.add_to(unit, home, Term::Weights, bytes.elements);
         let statistics = Term::QuantizationStatistics;

@@ -180,8 +180,8 @@ impl Entry {
             self.describe(about)?;
         }
         let total: Bytes = missing.iter().map(|tensors| tensors.bytes()).sum();
-        let mut done = Bytes::ZERO;
-        for tensors in missing {
+        let (mut done, total_units) = (Bytes::ZERO, missing.len());
+        for (idx, tensors) in missing.into_iter().enumerate() {
             let place = Place {
                 folder: &self.folder,
                 key: &self.key,
@@ -189,7 +189,13 @@ impl Entry {
             };
             let file = place.write(encode, tensors, &mut |bytes| {
                 done += bytes;
-                events(Event::Offloading(Progress { done, total }))
+                events(Event::Offloading(Progress {
+                    done,
+                    total,
+                    unit: tensors.unit,
+                    n_units: idx + 1,
+                    total_units,
+                }))
             })?;
             files.insert(tensors.unit, file);
         }

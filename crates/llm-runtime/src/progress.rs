@@ -1,5 +1,6 @@
 //! Progress of loading.
 
+use llm_arch::Unit;
 use llm_tensor::Bytes;
 
 /// Phase of loading.
@@ -20,4 +21,10 @@ pub struct Progress {
     pub done: Bytes,
     /// Bytes of all.
     pub total: Bytes,
+    /// The unit that the last of them are of.
+    pub unit: Unit,
+    /// Units that were begun, that one among them.
+    pub n_units: usize,
+    /// Units of all.
+    pub total_units: usize,
 }

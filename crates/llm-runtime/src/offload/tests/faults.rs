@@ -113,9 +113,10 @@ fn a_run_that_was_ended_is_taken_up_where_it_was() {
             Event::Offloading(Progress { done, .. }) if done.get() >= limit => {
                 Err(RuntimeError::Interrupted)
             }
-            Event::Offloading(Progress { done, total: of }) => {
-                assert_eq!(of, total);
-                reached = done;
+            Event::Offloading(at) => {
+                assert_eq!(at.total, total);
+                assert!((1..=at.total_units).contains(&at.n_units));
+                reached = at.done;
                 Ok(())
             }
             Event::Waiting => panic!("nobody is in the way"),
