@@ -128,6 +128,7 @@ impl Engine {
             let asker = Asker {
                 events: sender,
                 cancel: Arc::clone(&cancel),
+                shared: Arc::clone(&self.shared),
             };
             inbox
                 .send(Job { request, asker })
@@ -238,6 +239,7 @@ struct Job {
 struct Asker {
     events: UnboundedSender<Event>,
     cancel: Arc<Cancel>,
+    shared: Arc<Shared>,
 }
 
 impl Asker {
@@ -249,6 +251,8 @@ impl Asker {
 
 impl Client for Asker {
     fn token(&mut self, token: Token) {
+        let n_made = &self.shared.counts.n_made_tokens;
+        n_made.fetch_add(1, Ordering::Relaxed);
         self.tell(Event::Token(token));
     }
 

@@ -25,6 +25,8 @@ pub struct Stats {
     pub n_shared_tokens: u64,
     /// and those of the answers.
     pub n_generated_tokens: u64,
+    /// Tokens that were handed out, those of answers that are still being made among them.
+    pub n_made_tokens: u64,
     /// Answers by the reason of their end.
     pub n_ended: [(EndReason, u64); EndReason::ALL.len()],
     /// Answers that failed.
@@ -43,6 +45,7 @@ pub(crate) struct Counts {
     n_prompt_tokens: AtomicU64,
     n_shared_tokens: AtomicU64,
     n_generated_tokens: AtomicU64,
+    pub(crate) n_made_tokens: AtomicU64,
     n_ended: [AtomicU64; EndReason::ALL.len()],
     pub(crate) n_failed: AtomicU64,
     pub(crate) n_cancelled: AtomicU64,
@@ -70,6 +73,7 @@ impl Counts {
             n_prompt_tokens: of(&self.n_prompt_tokens),
             n_shared_tokens: of(&self.n_shared_tokens),
             n_generated_tokens: of(&self.n_generated_tokens),
+            n_made_tokens: of(&self.n_made_tokens),
             n_ended: EndReason::ALL.map(|end| (end, of(&self.n_ended[end as usize]))),
             n_failed: of(&self.n_failed),
             n_cancelled: of(&self.n_cancelled),
