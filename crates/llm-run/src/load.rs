@@ -58,10 +58,10 @@ impl OpenModel {
         let raised = interrupt.clone();
         signals::watch(move |_| raised.raise())?;
         let limits = limits(self.bound.spec(), context, n_sequences, n_logits);
-        self.load_under(args, limits, workload, &interrupt)
+        self.load_under(args, limits, workload, &interrupt, &mut |_| ())
     }
 
-    /// The same for such `limits`, under an interrupt that others raise.
+    /// The same for such `limits`, under an interrupt that others raise. Progress is told to `watch`, too.
     ///
     /// # Errors
     /// As [`OpenModel::load`].
@@ -71,6 +71,7 @@ impl OpenModel {
         limits: Limits,
         workload: Workload,
         interrupt: &Interrupt,
+        watch: &mut dyn FnMut(Event),
     ) -> Result<Loaded> {
         if args.verify {
             checksum::check(self.bound.checkpoint())?;
@@ -85,7 +86,7 @@ impl OpenModel {
             limits,
             workload,
         };
-        let (plan, gpus) = request.plan(&cpu)?;
+        let (plan, gpus, budgets) = request.plan(&cpu)?;
         let encodings = self.bound.encodings(args.dtype, quant.as_ref())?;
         let rounding = Rounding::of(args.activations, &self.bound, &encodings, &plan)?;
         output::notes(
@@ -130,7 +131,10 @@ impl OpenModel {
             raise_file_limit();
         }
         let mut bar = LoadProgress::new()?;
-        let mut show = |event| bar.show(event);
+        let mut show = |event| {
+            bar.show(event);
+            watch(event);
+        };
         let session = load_on(&self.bound, &devices.list(), &options, interrupt, &mut show);
         let session = session.map_err(|error| out_of_memory(error.into()))?;
         bar.bar.finish_and_clear();
@@ -143,6 +147,7 @@ impl OpenModel {
             device: devices.names(),
             placed: Placed {
                 plan,
+                budgets,
                 gpus,
                 opened: devices.gpus(),
                 rounding,

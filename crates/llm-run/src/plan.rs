@@ -9,6 +9,7 @@ use llm_tensor::Bytes;
 
 use self::headers::{HeaderReport, USUAL_CONTEXT};
 pub(crate) use self::model::{CONFIG, PlannedModel, lacks_weights};
+pub(crate) use self::print::units::{UnitGroup, groups};
 use self::report::{Detail, PlanReport};
 use crate::cli::PlanArgs;
 use crate::failure::refuse;

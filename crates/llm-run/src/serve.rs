@@ -1,5 +1,7 @@
 //! `llm-run serve`: answer many clients over HTTP.
 
+mod told;
+
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,8 +12,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Error, Result};
 use llm_engine::{Engine, Settings};
 use llm_plan::Workload;
-use llm_runtime::Interrupt;
-use llm_server::{Access, Options, Served, Stop};
+use llm_runtime::{Event, Interrupt};
+use llm_server::{Access, Loading, Options, Served, Stop};
 
 use crate::cli::{SamplingArgs, ServeArgs};
 use crate::failure::{UserError, refuse};
@@ -45,8 +47,10 @@ pub(crate) fn serve(args: ServeArgs) -> Result<ExitCode> {
         stop.stop();
     })?;
     let max_requests = options.max_requests;
-    let load = move || {
-        let served = load(&args, &model, settings, max_requests, &interrupt)?;
+    let load = move |loading: &Loading| {
+        let mut watch = |event| loading.report(told::progress(event));
+        let under = (&interrupt, &mut watch as &mut dyn FnMut(Event));
+        let served = load(&args, &model, settings, max_requests, under)?;
         is_loaded.store(true, Ordering::SeqCst);
         Ok::<_, Error>(served)
     };
@@ -113,7 +117,7 @@ fn load(
     model: &OpenModel,
     settings: Settings,
     max_requests: usize,
-    interrupt: &Interrupt,
+    (interrupt, watch): (&Interrupt, &mut dyn FnMut(Event)),
 ) -> Result<Served> {
     let spec = model.bound.spec();
     let context = args.load.context(spec, CONTEXT)?;
@@ -122,15 +126,16 @@ fn load(
     let workload = Workload::default();
     let Loaded {
         session,
+        placed,
         device,
         time,
-        ..
-    } = model.load_under(&args.load, limits, workload, interrupt)?;
+    } = model.load_under(&args.load, limits, workload, interrupt, watch)?;
     let name = name(args);
     eprintln!(
         "{name} on {device}, loaded in {:.2} s; {n_sequences} answers at a time, each with {context} tokens of context",
         time.as_secs_f64()
     );
+    let memory = told::memory(spec, &placed);
     let (vocab, tokenizer) = (spec.vocab, model.shared_tokenizer()?);
     let engine = Engine::start(session, Some(Arc::clone(tokenizer)), max_requests);
     let created = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -142,6 +147,7 @@ fn load(
         vocab,
         context,
         created: created.unwrap_or_default().as_secs(),
+        memory,
     })
 }
 

@@ -5,39 +5,53 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::header::{
+    AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, ORIGIN, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
+use crate::page::is_of_page;
 use crate::site::{Lock, Site};
 
-/// Lets pass whoever has the key. Without one, lets pass what no web page can have sent: a page of any site may send to this
-/// machine, but not in JSON, and not to `localhost` under a name of its own.
+/// Lets pass whoever has the key. Without one, lets pass what no web page but this server's own can have sent: a page of any
+/// site may send to this machine, but not in JSON, not to `localhost` under a name of its own, and not without its browser
+/// saying so.
 pub(crate) async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
-    let headers = request.headers();
+    let (path, headers) = (request.uri().path(), request.headers());
     let problem = match &site.lock {
-        _ if request.uri().path() == "/health" => None,
-        Lock::Key(key) => (!has_key(headers, key)).then(wrong_key),
-        Lock::Local => (!is_local(headers)).then(|| {
-            let message =
-                "without a key, requests have to name localhost or an address as their host";
-            ApiError::new(StatusCode::FORBIDDEN, message)
-        }),
-        Lock::Anyone => None,
+        _ if path == "/health" => None,
+        Lock::Key(key) => (!is_of_page(path) && !has_key(headers, key)).then(wrong_key),
+        Lock::Local if !is_local(headers) => Some(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "without a key, requests have to name localhost or an address as their host",
+        )),
+        Lock::Local if !is_own(headers) && !(is_of_page(path) && is_visit(headers)) => {
+            Some(ApiError::new(
+                StatusCode::FORBIDDEN,
+                "without a key, pages of other origins than this server's own are not answered",
+            ))
+        }
+        Lock::Local | Lock::Anyone => None,
     };
     let problem = problem.or_else(|| {
         let is_wrong = request.method() == Method::POST && !is_json(headers);
         let message = "the content type has to be application/json";
         is_wrong.then(|| ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
     });
-    match problem {
+    let mut response = match problem {
         Some(error) => error.into_response(),
         None => next.run(request).await,
-    }
+    };
+    // No browser is to take an answer for anything else than it says it is.
+    let as_said = HeaderValue::from_static("nosniff");
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, as_said);
+    response
 }
 
 fn wrong_key() -> ApiError {
@@ -76,6 +90,31 @@ fn is_local(headers: &HeaderMap) -> bool {
     };
     name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok()
 }
+
+/// True unless a browser says that a page of another origin asks. Other programs say nothing of the kind.
+fn is_own(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).map_or(&b""[..], HeaderValue::as_bytes);
+    let is_same = |origin: &HeaderValue| {
+        let name = origin.as_bytes().strip_prefix(b"http://");
+        name.is_some_and(|name| name.eq_ignore_ascii_case(host))
+    };
+    let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
+    // What a user types is of no site. Another port of this machine is the same site, and another origin.
+    matches!(site, None | Some(b"none" | b"same-origin"))
+        && headers.get_all(ORIGIN).iter().all(is_same)
+}
+
+/// True where somebody follows a link: the answer is shown, and the page that had the link cannot read it.
+fn is_visit(headers: &HeaderMap) -> bool {
+    let says = |name, value: &str| headers.get(name).is_some_and(|said| said == value);
+    says(SEC_FETCH_MODE, "navigate")
+        && says(SEC_FETCH_DEST, "document")
+        && !headers.contains_key(ORIGIN)
+}
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// The object that a request's body is.
 ///
@@ -157,6 +196,58 @@ mod tests {
         ] {
             assert!(!is_local(host), "{host}");
         }
+    }
+
+    #[test]
+    fn pages_of_other_origins_are_told_from_this_servers_and_from_programs() {
+        let headers = |fields: &[(&'static str, &'static str)]| {
+            let fields = fields.iter().map(|&(name, value)| {
+                let name: HeaderName = name.parse().unwrap();
+                (name, value.parse().unwrap())
+            });
+            HeaderMap::from_iter(fields.chain([(HOST, "localhost:8080".parse().unwrap())]))
+        };
+        for own in [
+            &[][..],
+            &[("origin", "http://localhost:8080")],
+            &[
+                ("origin", "http://LocalHost:8080"),
+                ("sec-fetch-site", "same-origin"),
+            ],
+            &[("sec-fetch-site", "none")],
+        ] {
+            assert!(is_own(&headers(own)), "{own:?}");
+        }
+        let visit = [
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
+        let framed = [visit[0], visit[1], ("sec-fetch-dest", "iframe")];
+        for other in [
+            &[("origin", "http://localhost:3000")][..],
+            &[("origin", "https://localhost:8080")],
+            &[("origin", "http://evil.example")],
+            &[("origin", "null")],
+            &[("origin", "")],
+            &[
+                ("origin", "http://localhost:8080"),
+                ("origin", "http://evil.example"),
+            ],
+            &[
+                ("origin", "http://localhost:8080"),
+                ("sec-fetch-site", "cross-site"),
+            ],
+            &[("sec-fetch-site", "cross-site")],
+            &[("sec-fetch-site", "same-site")],
+            &framed,
+        ] {
+            assert!(!is_own(&headers(other)), "{other:?}");
+            assert!(!is_visit(&headers(other)), "{other:?}");
+        }
+        assert!(!is_own(&headers(&visit)) && is_visit(&headers(&visit)));
+        let posted = [visit[0], visit[1], visit[2], ("origin", "null")];
+        assert!(!is_visit(&headers(&posted)));
     }
 
     #[test]

@@ -13,31 +13,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Sleep, sleep, timeout};
 
+use crate::loading::Loading;
 use crate::routes::router;
 use crate::site::{Options, Served, Site};
+use crate::stop::Stop;
 
-/// Asks a server to end; clones ask the same one.
-#[derive(Debug, Clone)]
-pub struct Stop(Arc<watch::Sender<bool>>);
-
-impl Default for Stop {
-    fn default() -> Self {
-        Stop(Arc::new(watch::channel(false).0))
-    }
-}
-
-impl Stop {
-    /// Has it take no more connections, bring its answers to their ends, and end.
-    pub fn stop(&self) {
-        self.0.send_replace(true);
-    }
-}
-
-/// Serves the model that `load` loads, on a thread of its own, until `stop` is asked for or loading fails. Answers that are
-/// being written then have half a minute to come to their ends.
+/// Serves the model that `load` loads, on a thread of its own, until `stop` is asked for or loading fails. It is told where to
+/// report how far it is. Answers that are being written at the end have half a minute to come to theirs.
 ///
 /// # Errors
 /// When loading fails, or the operating system.
@@ -45,20 +30,21 @@ pub fn serve<E: From<io::Error> + Send + 'static>(
     listener: TcpListener,
     options: Options,
     stop: &Stop,
-    load: impl FnOnce() -> Result<Served, E> + Send + 'static,
+    load: impl FnOnce(&Loading) -> Result<Served, E> + Send + 'static,
 ) -> Result<(), E> {
     // Computing has the processors; what is done here is little.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build()?;
-    let site = Arc::new(Site::new(options));
+    let site = Arc::new(Site::new(options, stop.clone()));
     let (sender, loaded) = oneshot::channel();
-    let work = move || drop(sender.send(load()));
+    let loading = site.loading.clone();
+    let work = move || drop(sender.send(load(&loading)));
     let loader = std::thread::Builder::new()
         .name("load".to_owned())
         .spawn(work)?;
-    let outcome = runtime.block_on(listen(listener, &site, stop, loaded));
+    let outcome = runtime.block_on(listen(listener, &site, loaded));
     // Loading that was broken off has ended, or does soon.
     let joined = loader.join();
     outcome?;
@@ -69,14 +55,14 @@ pub fn serve<E: From<io::Error> + Send + 'static>(
 async fn listen<E: From<io::Error>>(
     listener: TcpListener,
     site: &Arc<Site>,
-    stop: &Stop,
     loaded: oneshot::Receiver<Result<Served, E>>,
 ) -> Result<(), E> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let router = router(site);
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    let mut stopped = stop.0.subscribe();
+    let stop = &site.stop;
+    let mut stopped = pin!(stop.asked());
     let mut loaded = pin!(loaded);
     let mut is_loading = true;
     loop {
@@ -87,7 +73,7 @@ async fn listen<E: From<io::Error>>(
         };
         tokio::select! {
             biased;
-            _ = stopped.wait_for(|is_stopped| *is_stopped) => break,
+            () = &mut stopped => break,
             outcome = &mut loaded, if is_loading => {
                 is_loading = false;
                 // Without an outcome its thread has panicked, which is told when it is joined.
@@ -96,7 +82,7 @@ async fn listen<E: From<io::Error>>(
             }
             (place, accepted) = next => match accepted {
                 Ok((stream, _)) => {
-                    let connection = connection(stream, router.clone(), stop.0.subscribe());
+                    let connection = connection(stream, router.clone(), stop.clone());
                     tokio::spawn(async move {
                         connection.await;
                         drop(place);
@@ -129,7 +115,7 @@ const HEAD_TIME: Duration = Duration::from_secs(30);
 /// and a client has to take something of what is written to it.
 const WRITE_TIME: Duration = Duration::from_secs(60);
 
-async fn connection(stream: TcpStream, router: Router, mut stopped: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, router: Router, stop: Stop) {
     // Tokens are small, and are to be there at once.
     let _ = stream.set_nodelay(true);
     let io = TokioIo::new(Impatient::new(stream));
@@ -142,7 +128,7 @@ async fn connection(stream: TcpStream, router: Router, mut stopped: watch::Recei
     tokio::select! {
         // Whoever goes away, or sends what is no request, is told nothing more.
         _ = connection.as_mut() => return,
-        _ = stopped.wait_for(|is_stopped| *is_stopped) => connection.as_mut().graceful_shutdown(),
+        () = stop.asked() => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;
 }

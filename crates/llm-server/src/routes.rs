@@ -20,11 +20,15 @@ use crate::fields::Fields;
 use crate::guard::{guard, object};
 use crate::openai::{Asked, Delivery, Form, chat, check_model, completion, text_ids};
 use crate::site::{Served, Site};
-use crate::{metrics, stream};
+use crate::{metrics, page, status, stream};
 
 /// All paths of a site.
 pub(crate) fn router(site: &Arc<Site>) -> Router {
     Router::new()
+        .route("/", get(page::root))
+        .route("/page/{name}", get(page::file))
+        .route("/status", get(status::status))
+        .route("/status/events", get(status::events))
         .route("/health", get(health))
         .route("/metrics", get(counts))
         .route("/tokenize", post(tokenize))

@@ -1,12 +1,16 @@
 //! What all connections of a server have in common.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use llm_engine::{Engine, Settings};
 use llm_text::Tokenizer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ApiError;
+use crate::loading::Loading;
+use crate::memory::MemoryMap;
+use crate::stop::Stop;
 
 /// Options of a server.
 #[derive(Debug, Clone)]
@@ -55,12 +59,19 @@ pub struct Served {
     pub context: usize,
     /// Seconds since 1970 when it was loaded.
     pub created: u64,
+    /// Memory that it was planned to take.
+    pub memory: MemoryMap,
 }
 
 /// A server's options and, once it is loaded, its model.
 pub(crate) struct Site {
     options: Options,
     pub(crate) lock: Lock,
+    /// Progress of loading, until it is over.
+    pub(crate) loading: Loading,
+    pub(crate) stop: Stop,
+    /// The time when it began.
+    pub(crate) since: Instant,
     served: OnceLock<Served>,
     places: Arc<Semaphore>,
     /// Bodies that are read at a time: each may be large.
@@ -79,7 +90,7 @@ pub(crate) enum Lock {
 const MOST_BODIES: usize = 16;
 
 impl Site {
-    pub(crate) fn new(options: Options) -> Self {
+    pub(crate) fn new(options: Options, stop: Stop) -> Self {
         Site {
             lock: match &options.access {
                 Access::Key(key) => Lock::Key(blake3::hash(key.as_bytes())),
@@ -87,6 +98,9 @@ impl Site {
                 Access::Anyone => Lock::Anyone,
             },
             bodies: Semaphore::new(MOST_BODIES),
+            loading: Loading::default(),
+            stop,
+            since: Instant::now(),
             served: OnceLock::new(),
             places: Arc::new(Semaphore::new(options.max_requests)),
             options,
@@ -99,13 +113,18 @@ impl Site {
         let _ = self.served.set(served);
     }
 
+    /// True once the model is loaded, whatever became of it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.served.get().is_some()
+    }
+
     /// The model.
     ///
     /// # Errors
     /// While it loads, and when its engine has failed.
     pub(crate) fn served(&self) -> Result<&Served, ApiError> {
         let served = self.served.get();
-        let served = served.ok_or_else(|| ApiError::unavailable("the model is loading"))?;
+        let served = served.ok_or_else(|| ApiError::unavailable(&self.loading.sentence()))?;
         match served.engine.is_alive() {
             true => Ok(served),
             false => Err(ApiError::unavailable(

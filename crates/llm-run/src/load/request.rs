@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use llm_cpu::Cpu;
-use llm_plan::{Limits, Plan, Request, Verdict, Workload, advice};
+use llm_plan::{Budgets, Limits, Plan, Request, Verdict, Workload, advice};
 use llm_quant::QuantConfig;
 use llm_runtime::BoundModel;
 
@@ -28,11 +28,11 @@ pub(super) struct LoadRequest<'a> {
 
 impl LoadRequest<'_> {
     /// The plan by which it is loaded: GPUs compute with what they hold, and with weights in RAM and on disk they or `cpu`,
-    /// as is faster. With it the GPUs of this machine.
+    /// as is faster. With it the GPUs of this machine, and what the memories may hold.
     ///
     /// # Errors
     /// When it does not fit, or the user asks for more than this version does.
-    pub(super) fn plan(&self, cpu: &Cpu) -> Result<(Plan, MachineGpus)> {
+    pub(super) fn plan(&self, cpu: &Cpu) -> Result<(Plan, MachineGpus, Budgets)> {
         let place = &self.args.place;
         let encodings = self.model.encodings(self.args.dtype, self.quant)?;
         let mut setting = PlanSetting::new(cpu, place, Some((self.model, &encodings)))?;
@@ -51,7 +51,10 @@ impl LoadRequest<'_> {
         let read_from = read_from(self.model);
         choose_faster(&mut request, &setting.memories, &read_from, self.workload)?;
         match llm_plan::plan(&request)? {
-            Verdict::Fits(plan) => Ok((*plan, setting.memories.gpus)),
+            Verdict::Fits(plan) => {
+                let budgets = request.budgets.clone();
+                Ok((*plan, setting.memories.gpus, budgets))
+            }
             refused @ Verdict::DoesNotFit(_) => {
                 refuse(format!("the model {refused}{}", remedies(&request)?))
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use llm_cuda::Cuda;
-use llm_plan::Plan;
+use llm_plan::{Budgets, Plan};
 
 use super::gpus::MachineGpus;
 use crate::load::Rounding;
@@ -11,6 +11,8 @@ use crate::load::Rounding;
 /// Plan that a model was loaded by, and the GPUs that there were for it.
 pub(crate) struct Placed {
     pub(crate) plan: Plan,
+    /// Bytes that each memory may hold.
+    pub(crate) budgets: Budgets,
     pub(crate) gpus: MachineGpus,
     /// Those that compute.
     pub(crate) opened: Vec<Arc<Cuda>>,

@@ -8,4 +8,4 @@ mod recommended;
 mod speed;
 pub(super) mod svg;
 pub(super) mod text;
-mod units;
+pub(super) mod units;

@@ -8,22 +8,22 @@ use crate::plan::report::Detail;
 
 /// Units of a kind that rest and compute in the same places, and what they take together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct UnitGroup {
+pub(crate) struct UnitGroup {
     /// Name in a few words: `17 of layers 0 to 28`.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Name of each: `layers 0 to 3, 5, 7`.
-    pub(super) full_name: String,
-    pub(super) placement: Placement,
-    pub(super) weights: Bytes,
-    pub(super) statistics: Bytes,
+    pub(crate) full_name: String,
+    pub(crate) placement: Placement,
+    pub(crate) weights: Bytes,
+    pub(crate) statistics: Bytes,
     /// On disk: what of both the checkpoint holds as it is computed with, so that nothing is written.
-    pub(super) in_place: Bytes,
+    pub(crate) in_place: Bytes,
     /// Bytes where they compute, which need not be where they rest.
-    pub(super) kv_cache: Bytes,
+    pub(crate) kv_cache: Bytes,
 }
 
 /// The groups of a model, in the order of each one's first [`Unit`].
-pub(super) fn groups(spec: &ModelSpec, units: &[UnitUse]) -> Vec<UnitGroup> {
+pub(crate) fn groups(spec: &ModelSpec, units: &[UnitUse]) -> Vec<UnitGroup> {
     let mut groups: Vec<Vec<&UnitUse>> = Vec::new();
     for unit in units {
         let is_its = |group: &&mut Vec<&UnitUse>| {
