@@ -89,13 +89,8 @@ pub(crate) async fn whole(
     let (mut choices, mut usage) = (Vec::new(), Usage::default());
     for (index, mut handle) in handles.into_iter().enumerate() {
         let mut logprobs = LogprobsJson::new(head.form);
-        let completion = loop {
-            match handle.next().await.ok_or_else(ApiError::lost)? {
-                Event::Token(token) => logprobs.push(&served.tokenizer, &token),
-                Event::Ended(completion) => break completion,
-                Event::Failed(error) => return Err(ApiError::of_answer(&error)),
-            }
-        };
+        let look = |token: &Token| logprobs.push(&served.tokenizer, token);
+        let completion = completion(&mut handle, look).await?;
         usage.add((index, head.n), &completion);
         let mut choice = json!({
             "index": index,
@@ -114,6 +109,23 @@ pub(crate) async fn whole(
     let mut object = head.object(false, choices);
     object["usage"] = usage.json();
     Ok(object)
+}
+
+/// The end of an answer, whose tokens are looked at meanwhile.
+///
+/// # Errors
+/// When it fails.
+pub(crate) async fn completion(
+    handle: &mut Handle,
+    mut look: impl FnMut(&Token),
+) -> Result<Completion, ApiError> {
+    loop {
+        match handle.next().await.ok_or_else(ApiError::lost)? {
+            Event::Token(token) => look(&token),
+            Event::Ended(completion) => return Ok(completion),
+            Event::Failed(error) => return Err(ApiError::of_answer(&error)),
+        }
+    }
 }
 
 /// Log-probabilities that are not written yet.

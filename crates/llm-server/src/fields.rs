@@ -76,6 +76,19 @@ impl Fields {
     /// # Errors
     /// When something is left that would change an answer, or may.
     pub(crate) fn end(self) -> Result<(), ApiError> {
+        self.end_but(&OF_NO_EFFECT, &NEUTRAL)
+    }
+
+    /// The same where others change no answer: some whatever they say, some where they have a value, as JSON, that is what is
+    /// done anyway.
+    ///
+    /// # Errors
+    /// As [`Fields::end`].
+    pub(crate) fn end_but(
+        self,
+        of_no_effect: &[&str],
+        neutral: &[(&str, &str)],
+    ) -> Result<(), ApiError> {
         let says = |(name, value): &(String, Value)| {
             let is_empty = match value {
                 Value::Null => true,
@@ -84,10 +97,10 @@ impl Fields {
                 Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
             };
             let json = value.to_string();
-            let is_neutral = NEUTRAL
+            let is_neutral = neutral
                 .iter()
                 .any(|(field, neutral)| field == name && *neutral == json);
-            !is_empty && !is_neutral && !OF_NO_EFFECT.contains(&name.as_str())
+            !is_empty && !is_neutral && !of_no_effect.contains(&name.as_str())
         };
         match self.0.into_iter().find(says) {
             Some((name, _)) => Err(ApiError::unsupported(&name)),

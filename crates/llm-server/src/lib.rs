@@ -14,11 +14,14 @@ mod memory;
 mod metrics;
 mod openai;
 mod page;
+mod prompt;
 mod routes;
+mod settings;
 mod site;
 mod status;
 mod stop;
 mod stream;
+mod work;
 
 pub use listen::serve;
 pub use loading::{Amount, Loading, Progress};

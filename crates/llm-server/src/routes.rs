@@ -1,25 +1,24 @@
 //! What is answered under which path.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
-use llm_engine::Busy;
 use serde_json::{Value, json};
 
 use crate::answer::{Head, whole};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::guard::{guard, object};
-use crate::openai::{Asked, Delivery, Form, chat, check_model, completion, text_ids};
+use crate::openai::{Asked, Delivery, Form, chat, check_model, completion};
+use crate::prompt::text_ids;
 use crate::site::{Served, Site};
+use crate::work::{Answer, name, now, submit, work};
 use crate::{metrics, page, status, stream};
 
 /// All paths of a site.
@@ -41,8 +40,6 @@ pub(crate) fn router(site: &Arc<Site>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(site), guard))
         .with_state(Arc::clone(site))
 }
-
-type Answer = Result<Response, ApiError>;
 
 async fn health(State(site): State<Arc<Site>>) -> Answer {
     site.served()?;
@@ -122,15 +119,13 @@ async fn answer(site: Arc<Site>, body: Body, form: Form) -> Answer {
         delivery,
         has_logprobs,
     } = asked.await?;
-    let places = site.places(requests.len())?;
+    let (handles, places) = submit(&site, requests)?;
     let served = site.served()?;
-    let handles = served.engine.submit_all(requests);
-    let handles = handles.map_err(|busy| match busy {
-        Busy::Ended => ApiError::lost(),
-        _ => ApiError::busy(),
-    })?;
     let head = Head {
-        id: id(form),
+        id: name(match form {
+            Form::Chat => "chatcmpl-",
+            Form::Text => "cmpl-",
+        }),
         created: now(),
         model: served.name.clone(),
         form,
@@ -150,16 +145,6 @@ async fn answer(site: Arc<Site>, body: Body, form: Form) -> Answer {
     }
 }
 
-/// Does what takes a while where nobody waits behind it: texts may be long, and templates may compute.
-async fn work<T: Send + 'static>(
-    site: &Arc<Site>,
-    work: impl FnOnce(&Served) -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    let site = Arc::clone(site);
-    let done = tokio::task::spawn_blocking(move || work(site.served()?)).await;
-    done.unwrap_or_else(|_| Err(ApiError::lost()))
-}
-
 async fn nothing() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "there is nothing under this path")
 }
@@ -167,21 +152,4 @@ async fn nothing() -> ApiError {
 async fn wrong_method() -> ApiError {
     let message = "this path is not for this method";
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH);
-    time.unwrap_or_default().as_secs()
-}
-
-/// A name for an answer, which no other of this server has.
-fn id(form: Form) -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let prefix = match form {
-        Form::Chat => "chatcmpl",
-        Form::Text => "cmpl",
-    };
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!("{prefix}-{:x}-{count:x}", now())
 }
