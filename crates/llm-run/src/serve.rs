@@ -2,6 +2,7 @@
 
 mod told;
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,9 +12,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Error, Result};
 use llm_engine::{Engine, Settings};
-use llm_plan::Workload;
+use llm_plan::{Home, TermBytes, Workload};
 use llm_runtime::{Event, Interrupt};
-use llm_server::{Access, Loading, Options, Served, Stop};
+use llm_server::{About, Access, Loading, Options, Served, Stop};
 
 use crate::cli::{SamplingArgs, ServeArgs};
 use crate::failure::{UserError, refuse};
@@ -136,6 +137,12 @@ fn load(
         time.as_secs_f64()
     );
     let memory = told::memory(spec, &placed);
+    let allocated = session.memory();
+    let of_gpu = |(home, terms): (&Home, &TermBytes)| match home {
+        Home::Gpu(_) => terms.iter().map(|(_, bytes)| bytes.get()).sum(),
+        Home::Ram | Home::Disk => 0,
+    };
+    let about = about(model, allocated.memories.iter().map(of_gpu).sum());
     let (vocab, tokenizer) = (spec.vocab, model.shared_tokenizer()?);
     let engine = Engine::start(session, Some(Arc::clone(tokenizer)), max_requests);
     let created = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -148,7 +155,31 @@ fn load(
         context,
         created: created.unwrap_or_default().as_secs(),
         memory,
+        about,
     })
+}
+
+/// What clients are told of a model of which GPUs hold so many bytes.
+fn about(model: &OpenModel, gpu_bytes: u64) -> About {
+    let bound = &model.bound;
+    let mut n_bytes: BTreeMap<String, u64> = BTreeMap::new();
+    for tensor in bound.tensors() {
+        let name = tensor.scheme.to_string().to_uppercase();
+        *n_bytes.entry(name).or_default() += tensor.tensor.stored_bytes().get();
+    }
+    let all = n_bytes.values().sum();
+    let most = n_bytes.into_iter().max_by_key(|(_, n_bytes)| *n_bytes);
+    let spec = bound.spec();
+    About {
+        family: spec.family,
+        format: format!("{:?}", bound.checkpoint().format()).to_lowercase(),
+        quantization: most.map(|(name, _)| name).unwrap_or_default(),
+        n_parameters: bound.skeleton().n_parameters(),
+        n_bytes: all,
+        gpu_bytes,
+        hidden: spec.hidden,
+        n_layers: spec.decoder.n_layers(),
+    }
 }
 
 /// The model's name: that of its folder or file, without what is at its end.

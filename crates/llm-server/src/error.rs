@@ -7,6 +7,10 @@ use axum::response::{IntoResponse, Response};
 use llm_engine::{EngineError, RuntimeError};
 use serde_json::{Value, json};
 
+/// Message of an error, beside the response that tells it as OpenAI's API does.
+#[derive(Debug, Clone)]
+pub(crate) struct Told(pub(crate) String);
+
 /// An error of a request.
 #[derive(Debug)]
 pub(crate) struct ApiError {
@@ -128,6 +132,7 @@ impl IntoResponse for ApiError {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
         );
         let mut response = (self.status, Json(self.body())).into_response();
+        response.extensions_mut().insert(Told(self.message));
         if is_passing {
             let soon = HeaderValue::from_static(RETRY_SECONDS);
             response.headers_mut().insert(RETRY_AFTER, soon);

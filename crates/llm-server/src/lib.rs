@@ -1,4 +1,4 @@
-//! A model over HTTP, as clients of OpenAI's API know it.
+//! A model over HTTP, as clients of OpenAI's and Ollama's APIs know them.
 //!
 //! [`serve`] listens at once, answers 503 while the model loads, and then has an [`Engine`](llm_engine::Engine) answer many
 //! clients at a time. A client that goes away takes its request along within one pass. What a request asks for and cannot
@@ -12,11 +12,13 @@ mod listen;
 mod loading;
 mod memory;
 mod metrics;
+mod ollama;
 mod openai;
 mod page;
 mod prompt;
 mod routes;
 mod settings;
+mod single;
 mod site;
 mod status;
 mod stop;
@@ -26,5 +28,5 @@ mod work;
 pub use listen::serve;
 pub use loading::{Amount, Loading, Progress};
 pub use memory::{MemoryMap, MemoryUse, ModelPart};
-pub use site::{Access, Options, Served};
+pub use site::{About, Access, Options, Served};
 pub use stop::Stop;

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use crate::error::ApiError;
+use crate::ollama::GREETING;
 
 /// The page for browsers, and a line for programs that look whether somebody is there.
 pub(crate) async fn root(headers: HeaderMap) -> Response {
@@ -17,7 +18,7 @@ pub(crate) async fn root(headers: HeaderMap) -> Response {
         .any(|kinds| kinds.contains("text/html"));
     let mut response = match is_browser {
         true => answer(&INDEX),
-        false => "llm-run is running\n".into_response(),
+        false => GREETING.into_response(),
     };
     let vary = axum::http::HeaderValue::from_static("accept");
     response.headers_mut().insert(VARY, vary);

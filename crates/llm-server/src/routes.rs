@@ -19,11 +19,12 @@ use crate::openai::{Asked, Delivery, Form, chat, check_model, completion};
 use crate::prompt::text_ids;
 use crate::site::{Served, Site};
 use crate::work::{Answer, name, now, submit, work};
-use crate::{metrics, page, status, stream};
+use crate::{metrics, ollama, page, status, stream};
 
 /// All paths of a site.
 pub(crate) fn router(site: &Arc<Site>) -> Router {
     Router::new()
+        .merge(ollama::routes())
         .route("/", get(page::root))
         .route("/page/{name}", get(page::file))
         .route("/status", get(status::status))
@@ -38,6 +39,7 @@ pub(crate) fn router(site: &Arc<Site>) -> Router {
         .fallback(nothing)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(site), guard))
+        .layer(middleware::from_fn(ollama::errors))
         .with_state(Arc::clone(site))
 }
 

@@ -61,6 +61,29 @@ pub struct Served {
     pub created: u64,
     /// Memory that it was planned to take.
     pub memory: MemoryMap,
+    /// What clients are told of it.
+    pub about: About,
+}
+
+/// What a model is, for people who choose among models.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// Name of its family.
+    pub family: &'static str,
+    /// Name of its files' format.
+    pub format: String,
+    /// Name of the encoding that most of its files' bytes are in.
+    pub quantization: String,
+    /// Its parameters.
+    pub n_parameters: u64,
+    /// Bytes of its tensors in its files.
+    pub n_bytes: u64,
+    /// Bytes of what GPUs hold of it.
+    pub gpu_bytes: u64,
+    /// Elements of its residual stream.
+    pub hidden: usize,
+    /// Layers of its decoder.
+    pub n_layers: usize,
 }
 
 /// A server's options and, once it is loaded, its model.

@@ -13,6 +13,7 @@ mod bind;
 mod cache;
 mod chat;
 mod config;
+mod dialects;
 mod doctor;
 mod elements;
 mod faults;

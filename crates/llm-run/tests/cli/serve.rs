@@ -11,7 +11,7 @@ use crate::chat::talkative;
 use crate::support::{json as run_json, program, run, wait_until};
 
 /// A server that listens, killed when it is not needed any more.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     address: String,
     said: BufReader<std::process::ChildStderr>,
@@ -26,7 +26,7 @@ impl Drop for Server {
 
 impl Server {
     /// Starts one, which has its model loaded.
-    fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         let mut child = program()
             .args([&["serve"], args, &["--port", "0"]].concat())
             .stderr(Stdio::piped())
@@ -51,7 +51,7 @@ impl Server {
     }
 
     /// A connection with a request that was sent.
-    fn send(&self, head: &str, body: &str) -> TcpStream {
+    pub(crate) fn send(&self, head: &str, body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_secs(60)))
@@ -65,12 +65,12 @@ impl Server {
         stream
     }
 
-    fn get(&self, path: &str) -> (u16, String, String) {
+    pub(crate) fn get(&self, path: &str) -> (u16, String, String) {
         response(self.send(&format!("GET {path}"), ""))
     }
 
     /// Status, head and body of the answer to an object.
-    fn post(&self, path: &str, body: &Value) -> (u16, String, String) {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, String, String) {
         response(self.open(path, body))
     }
 
@@ -89,14 +89,14 @@ impl Server {
     }
 
     /// The answer to an object, which has to be one.
-    fn ask(&self, path: &str, body: &Value) -> Value {
+    pub(crate) fn ask(&self, path: &str, body: &Value) -> Value {
         let (status, _, text) = self.post(path, body);
         assert_eq!(status, 200, "{body}: {text}");
         serde_json::from_str(&text).unwrap()
     }
 
     /// The value of a count.
-    fn count(&self, name: &str) -> u64 {
+    pub(crate) fn count(&self, name: &str) -> u64 {
         let (_, _, text) = self.get("/metrics");
         let line = text
             .lines()
@@ -111,7 +111,7 @@ impl Server {
     }
 }
 
-fn response(mut stream: TcpStream) -> (u16, String, String) {
+pub(crate) fn response(mut stream: TcpStream) -> (u16, String, String) {
     let mut all = String::new();
     // A server that refuses what is still being sent may reset the connection once it has answered.
     let _ = stream.read_to_string(&mut all);

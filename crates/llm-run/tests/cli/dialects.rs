@@ -1,0 +1,230 @@
+//! A server and clients of other APIs than OpenAI's older ones.
+
+use serde_json::{Value, json};
+
+use crate::chat::talkative;
+use crate::serve::{Server, response};
+use crate::support::json as run_json;
+
+const OPENING: &str = "Once upon a time";
+
+/// The objects of a stream with one a line.
+fn lines(text: &str) -> Vec<Value> {
+    let object = |line: &str| serde_json::from_str(line).unwrap();
+    text.lines().map(object).collect()
+}
+
+#[test]
+fn clients_of_ollama_get_what_generate_writes() {
+    let server = Server::start(&["demo", "--context", "256"]);
+    let args = [
+        "generate", "demo", OPENING, "--greedy", "-n", "30", "--json",
+    ];
+    let expected = run_json(&args);
+    let asked = json!({
+        "model": "demo:latest",
+        "prompt": OPENING,
+        "options": {"temperature": 0, "num_predict": 30, "num_ctx": 128, "num_thread": 3},
+        "keep_alive": "5m",
+    });
+    let (status, head, text) = server.post("/api/generate", &asked);
+    assert_eq!(status, 200, "{text}");
+    assert!(
+        head.contains("content-type: application/x-ndjson"),
+        "{head}"
+    );
+    let parts = lines(&text);
+    let (last, others) = parts.split_last().unwrap();
+    let written: String = others
+        .iter()
+        .map(|part| part["response"].as_str().unwrap())
+        .collect();
+    assert_eq!(written, expected["text"]);
+    assert!(others.len() > 5 && others.iter().all(|part| part["done"] == false));
+
+    let mut asked = asked;
+    asked["stream"] = false.into();
+    let whole = server.ask("/api/generate", &asked);
+    assert_eq!(whole["response"], expected["text"]);
+    for answer in [last, &whole] {
+        let count = |ids: &str| expected[ids].as_array().unwrap().len();
+        assert_eq!(answer["done"], true);
+        assert_eq!(answer["done_reason"], "length");
+        assert_eq!(answer["model"], "demo:latest");
+        assert_eq!(answer["prompt_eval_count"], count("prompt_ids"));
+        assert_eq!(answer["eval_count"], count("generated_ids"));
+        let time = |name: &str| answer[name].as_u64().unwrap();
+        let parts = time("prompt_eval_duration") + time("eval_duration");
+        assert!(time("prompt_eval_duration") > 0 && parts <= time("total_duration"));
+    }
+    // What is not said is as the model's makers have it, and the context ends what nothing else does.
+    let open = server.ask(
+        "/api/generate",
+        &json!({"model": "demo", "prompt": OPENING, "stream": false}),
+    );
+    let said = open["response"].as_str().unwrap();
+    assert!(
+        said.starts_with(expected["text"].as_str().unwrap()),
+        "{said}"
+    );
+    assert!(said.len() > written.len());
+}
+
+#[test]
+fn a_model_is_listed_as_ollama_does() {
+    let folder = talkative();
+    let args = [
+        folder.path().to_str().unwrap(),
+        "--name",
+        "talker",
+        "--context",
+        "64",
+    ];
+    let server = Server::start(&args);
+    let get = |path: &str| -> Value {
+        let (status, _, text) = server.get(path);
+        assert_eq!(status, 200, "{path}: {text}");
+        serde_json::from_str(&text).unwrap()
+    };
+    let inspected = run_json(&["inspect", args[0], "--json"]);
+    let listed = &get("/api/tags")["models"][0];
+    assert_eq!(listed["name"], "talker:latest");
+    assert_eq!(listed["size"], inspected["bytes"]);
+    assert_eq!(listed["digest"].as_str().unwrap().len(), 64);
+    let running = &get("/api/ps")["models"][0];
+    assert_eq!(running["digest"], listed["digest"]);
+    assert_eq!(running["context_length"], 64);
+    assert_eq!(running["size_vram"], 0);
+    let shown = server.ask("/api/show", &json!({"model": "talker"}));
+    assert_eq!(shown["details"], listed["details"]);
+    assert_eq!(shown["details"]["family"], "llama");
+    assert_eq!(shown["details"]["format"], "safetensors");
+    assert_eq!(shown["capabilities"], json!(["completion"]));
+    let info = &shown["model_info"];
+    assert_eq!(info["general.parameter_count"], inspected["n_parameters"]);
+    assert_eq!(info["llama.context_length"], 64);
+    assert!(shown["template"].as_str().unwrap().contains("m.content"));
+    assert!(get("/api/version")["version"].is_string());
+    assert_eq!(server.get("/").0, 200);
+
+    let asked = json!({
+        "model": "talker", "stream": false, "options": {"temperature": 0, "num_predict": 5},
+        "messages": [{"role": "system", "content": "Tell."}, {"role": "user", "content": OPENING, "images": []}],
+    });
+    let answer = server.ask("/api/chat", &asked);
+    assert_eq!(answer["message"]["role"], "assistant");
+    let system = json!({
+        "model": "talker", "stream": false, "options": {"temperature": 0, "num_predict": 5},
+        "system": "Tell.", "prompt": OPENING,
+    });
+    let generated = server.ask("/api/generate", &system);
+    assert_eq!(generated["response"], answer["message"]["content"]);
+    assert_eq!(generated["prompt_eval_count"], answer["prompt_eval_count"]);
+    let empty = server.ask("/api/chat", &json!({"model": "talker"}));
+    assert_eq!(empty["done_reason"], "load");
+
+    for (path, field, value, status, words) in [
+        (
+            "chat",
+            "model",
+            json!("llama3"),
+            404,
+            "model 'llama3' not found",
+        ),
+        (
+            "chat",
+            "tools",
+            json!([{}]),
+            400,
+            "`tools` is not supported",
+        ),
+        (
+            "chat",
+            "format",
+            json!("json"),
+            400,
+            "`format` is not supported",
+        ),
+        ("chat", "think", json!(true), 400, "`think`"),
+        (
+            "chat",
+            "options",
+            json!({"mirostat": 1}),
+            400,
+            "`mirostat` is not supported",
+        ),
+        (
+            "chat",
+            "options",
+            json!({"num_ctx": 65}),
+            400,
+            "--context 65",
+        ),
+        (
+            "chat",
+            "options",
+            json!({"repeat_last_n": 64}),
+            400,
+            "`repeat_last_n` is 64",
+        ),
+        ("chat", "options", json!({"top_p": 0}), 400, "`top_p` is 0"),
+        (
+            "chat",
+            "messages",
+            json!([{"role": "user", "content": "x", "images": ["AA=="]}]),
+            400,
+            "`images`",
+        ),
+        ("chat", "messages", json!([{"content": "x"}]), 400, "role"),
+        (
+            "generate",
+            "suffix",
+            json!("end"),
+            400,
+            "`suffix` is not supported",
+        ),
+        (
+            "generate",
+            "context",
+            json!([1]),
+            400,
+            "`context` is not supported",
+        ),
+        ("generate", "raw", json!(true), 400, "`system` and `raw`"),
+        (
+            "generate",
+            "prompt",
+            json!("mouse ".repeat(99)),
+            400,
+            "and the context 64",
+        ),
+        ("embed", "input", json!("x"), 501, "no embeddings"),
+        ("pull", "model", json!("x"), 501, "llm-run pull"),
+    ] {
+        let mut asked = if path == "generate" {
+            system.clone()
+        } else {
+            asked.clone()
+        };
+        asked[field] = value;
+        let (found, _, text) = server.post(&format!("/api/{path}"), &asked);
+        assert_eq!(found, status, "{asked}: {text}");
+        let error: Value = serde_json::from_str(&text).unwrap();
+        let error = error["error"]
+            .as_str()
+            .unwrap_or_else(|| panic!("a text: {text}"));
+        assert!(error.contains(words), "{asked}: {error}");
+    }
+    // What is refused unread is refused in its clients' words, too.
+    for (head, status) in [
+        ("POST /api/chat HTTP/1.0\r\nx: ", 415),
+        ("GET /api/tags HTTP/1.0\r\nhost: evil.example\r\nx: ", 403),
+        ("GET /api/nothing", 404),
+        ("GET /api/chat", 405),
+    ] {
+        let (found, _, text) = response(server.send(head, "{}"));
+        assert_eq!(found, status, "{head}: {text}");
+        let error: Value = serde_json::from_str(&text).unwrap();
+        assert!(error["error"].is_string(), "{text}");
+    }
+}
