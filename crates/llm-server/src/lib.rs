@@ -16,6 +16,7 @@ mod ollama;
 mod openai;
 mod page;
 mod prompt;
+mod responses;
 mod routes;
 mod settings;
 mod single;

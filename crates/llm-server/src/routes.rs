@@ -19,12 +19,13 @@ use crate::openai::{Asked, Delivery, Form, chat, check_model, completion};
 use crate::prompt::text_ids;
 use crate::site::{Served, Site};
 use crate::work::{Answer, name, now, submit, work};
-use crate::{metrics, ollama, page, status, stream};
+use crate::{metrics, ollama, page, responses, status, stream};
 
 /// All paths of a site.
 pub(crate) fn router(site: &Arc<Site>) -> Router {
     Router::new()
         .merge(ollama::routes())
+        .merge(responses::routes())
         .route("/", get(page::root))
         .route("/page/{name}", get(page::file))
         .route("/status", get(status::status))

@@ -14,6 +14,18 @@ fn lines(text: &str) -> Vec<Value> {
     text.lines().map(object).collect()
 }
 
+/// Names and objects of a stream of events.
+fn events(text: &str) -> Vec<(String, Value)> {
+    let event = |event: &str| {
+        let (kind, data) = event.split_once('\n').unwrap();
+        let kind = kind.strip_prefix("event: ").unwrap();
+        let data: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(data["type"], kind);
+        (kind.to_owned(), data)
+    };
+    text.split_terminator("\n\n").map(event).collect()
+}
+
 #[test]
 fn clients_of_ollama_get_what_generate_writes() {
     let server = Server::start(&["demo", "--context", "256"]);
@@ -227,4 +239,137 @@ fn a_model_is_listed_as_ollama_does() {
         let error: Value = serde_json::from_str(&text).unwrap();
         assert!(error["error"].is_string(), "{text}");
     }
+}
+
+#[test]
+fn a_response_is_told_by_events_in_their_order() {
+    let folder = talkative();
+    let args = [folder.path().to_str().unwrap(), "--name", "talker"];
+    let server = Server::start(&args);
+    let asked = json!({
+        "model": "talker", "instructions": "Tell.", "input": OPENING, "max_output_tokens": 12, "temperature": 0,
+        "store": true, "metadata": {"a": "b"},
+    });
+    let whole = server.ask("/v1/responses", &asked);
+    assert_eq!(whole["object"], "response");
+    assert_eq!(whole["status"], "incomplete");
+    assert_eq!(whole["incomplete_details"]["reason"], "max_output_tokens");
+    assert_eq!(whole["store"], false);
+    assert_eq!(whole["metadata"], json!({"a": "b"}));
+    assert_eq!(whole["usage"]["output_tokens"], 12);
+    let text = whole["output"][0]["content"][0]["text"].as_str().unwrap();
+
+    let chat = json!({
+        "messages": [{"role": "system", "content": "Tell."}, {"role": "user", "content": OPENING}],
+        "max_tokens": 12, "temperature": 0,
+    });
+    let chat = server.ask("/v1/chat/completions", &chat);
+    assert_eq!(chat["choices"][0]["message"]["content"], text);
+    assert_eq!(
+        chat["usage"]["prompt_tokens"],
+        whole["usage"]["input_tokens"]
+    );
+
+    // The same as items, with parts, streamed.
+    let mut streamed = asked.clone();
+    streamed["instructions"] = Value::Null;
+    streamed["input"] = json!([
+        {"role": "developer", "content": "Tell."},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": OPENING}]},
+    ]);
+    streamed["stream"] = true.into();
+    streamed["top_logprobs"] = 2.into();
+    let (status, head, body) = server.post("/v1/responses", &streamed);
+    assert_eq!(status, 200, "{body}");
+    assert!(head.contains("content-type: text/event-stream"), "{head}");
+    let events = events(&body);
+    for (i, (_, event)) in events.iter().enumerate() {
+        assert_eq!(event["sequence_number"], i);
+    }
+    let is_delta = |(kind, _): &&(String, Value)| kind == "response.output_text.delta";
+    let kinds: Vec<&str> = events
+        .iter()
+        .filter(|event| !is_delta(event))
+        .map(|(kind, _)| kind.as_str())
+        .collect();
+    let expected = [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.incomplete",
+    ];
+    assert_eq!(kinds, expected);
+    let deltas = events.iter().filter(is_delta);
+    let written: String = deltas
+        .clone()
+        .map(|(_, event)| event["delta"].as_str().unwrap())
+        .collect();
+    assert_eq!(written, text);
+    let logprobs = deltas.map(|(_, event)| event["logprobs"].as_array().unwrap().len());
+    assert_eq!(logprobs.sum::<usize>(), 12);
+    let (_, last) = events.last().unwrap();
+    let output = &last["response"]["output"][0];
+    assert_eq!(output["content"][0]["text"], text);
+    assert_eq!(
+        output["content"][0]["logprobs"].as_array().unwrap().len(),
+        12
+    );
+    assert_eq!(output["id"], events[2].1["item"]["id"]);
+    for field in ["input_tokens", "output_tokens", "total_tokens"] {
+        assert_eq!(last["response"]["usage"][field], whole["usage"][field]);
+    }
+    // What was written is given back as it came.
+    let mut again = asked.clone();
+    again["input"] = json!([output, {"role": "user", "content": "And then?"}]);
+    server.ask("/v1/responses", &again);
+
+    for (field, value, words) in [
+        ("input", json!([]), "`input` is empty"),
+        (
+            "input",
+            json!([{"type": "item_reference", "id": "x"}]),
+            "\\\"item_reference\\\" are not supported",
+        ),
+        (
+            "input",
+            json!([{"role": "user", "content": [{"type": "input_image"}]}]),
+            "`input_text`",
+        ),
+        ("previous_response_id", json!("resp_1"), "keeps nothing"),
+        ("conversation", json!("conv_1"), "keeps nothing"),
+        ("background", json!(true), "`background` is not supported"),
+        (
+            "tools",
+            json!([{"type": "web_search"}]),
+            "`tools` is not supported",
+        ),
+        (
+            "text",
+            json!({"format": {"type": "json_object"}}),
+            "`text` is not supported",
+        ),
+        ("truncation", json!("auto"), "`truncation` is not supported"),
+        ("include", json!(["file_search_call.results"]), "`include`"),
+        (
+            "reasoning",
+            json!({"effort": "high"}),
+            "`reasoning` is not supported",
+        ),
+        ("max_output_tokens", json!(0), "`max_output_tokens` is 0"),
+    ] {
+        let mut asked = asked.clone();
+        asked[field] = value;
+        let (status, _, text) = server.post("/v1/responses", &asked);
+        assert_eq!(status, 400, "{asked}: {text}");
+        assert!(text.contains(words), "{asked}: {text}");
+    }
+    let (status, _, text) = server.get("/v1/responses/resp_1");
+    assert!(
+        status == 404 && text.contains("keeps no responses"),
+        "{text}"
+    );
 }
