@@ -44,9 +44,6 @@ pub(crate) fn routes() -> Router<Arc<Site>> {
         .route("/api/delete", axum::routing::delete(one_model))
 }
 
-/// Answer to clients that ask whether somebody is there.
-pub(crate) const GREETING: &str = "Ollama's API and OpenAI's are answered here by llm-run";
-
 /// Writes errors under Ollama's paths as its clients expect them: a text, not an object.
 pub(crate) async fn errors(request: Request, next: Next) -> Response {
     let is_ours = request.uri().path().starts_with("/api/");

@@ -8,7 +8,6 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use crate::error::ApiError;
-use crate::ollama::GREETING;
 
 /// The page for browsers, and a line for programs that look whether somebody is there.
 pub(crate) async fn root(headers: HeaderMap) -> Response {
@@ -24,6 +23,9 @@ pub(crate) async fn root(headers: HeaderMap) -> Response {
     response.headers_mut().insert(VARY, vary);
     response
 }
+
+/// Answer to clients that ask whether somebody is there.
+const GREETING: &str = "llm-run is running, for clients of OpenAI's API and of Ollama's\n";
 
 /// A file that the page is made of.
 pub(crate) async fn file(Path(name): Path<String>) -> Response {
