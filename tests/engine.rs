@@ -59,6 +59,7 @@ fn settings(n_new: usize) -> Settings {
         max_time: None,
         stop: Vec::new(),
         logprobs: None,
+        constraint: None,
         start_token: None,
     }
 }

@@ -32,8 +32,8 @@ pub fn complete<E: From<EngineError>>(
     let end = loop {
         let id = match next {
             Ok(id) => id,
-            Err(RuntimeError::Interrupted) => break EndReason::Interrupted,
-            Err(error) => return Err(EngineError::from(error).into()),
+            Err(EngineError::Runtime(RuntimeError::Interrupted)) => break EndReason::Interrupted,
+            Err(error) => return Err(error.into()),
         };
         let (piece, end) = generation.push(id, context - session.len(0))?;
         print_piece(&piece, print)?;

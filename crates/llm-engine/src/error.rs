@@ -30,6 +30,17 @@ pub enum EngineError {
     /// A stop string that would end every answer before it begins.
     #[error("a stop string is empty")]
     EmptyStop,
+    /// Tokens of which nobody knows what they spell by themselves, or of which none ends an answer.
+    #[error(
+        "the model's tokens do not tell what they spell, or none of them ends an answer: no grammar holds for them"
+    )]
+    NoSpelling,
+    /// A grammar that cannot be made, or that an answer cannot be held to.
+    #[error("{problem}")]
+    Grammar {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A search with more beams than there are sequences.
     #[error("{n_beams} beams take as many sequences, and there are {n_sequences}")]
     TooManyBeams {
@@ -59,6 +70,7 @@ impl EngineError {
         matches!(
             self,
             EngineError::Runtime(RuntimeError::NotFinite { .. } | RuntimeError::NoTokenLeft)
+                | EngineError::Grammar { .. }
         )
     }
 
@@ -70,6 +82,8 @@ impl EngineError {
             EngineError::Text(_)
             | EngineError::NoRoom { .. }
             | EngineError::EmptyStop
+            | EngineError::NoSpelling
+            | EngineError::Grammar { .. }
             | EngineError::TooManyBeams { .. } => None,
         }
     }

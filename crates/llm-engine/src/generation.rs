@@ -103,6 +103,10 @@ impl<'a> Generation<'a> {
         if settings.stop.iter().any(String::is_empty) {
             return Err(EngineError::EmptyStop);
         }
+        if settings.constraint.is_some() && settings.beams.is_some() {
+            let problem = "a search with beams is held to no grammar".to_owned();
+            return Err(EngineError::Grammar { problem });
+        }
         let begin = settings.begin(prompt);
         let max_new_tokens = settings.max_new_tokens(begin.len())?;
         let rules = settings
@@ -122,31 +126,33 @@ impl<'a> Generation<'a> {
     }
 
     /// Appends `ids`, the end of the prompt, to the first sequence, or has the encoder read all of it; chooses the next token.
-    pub(crate) fn first(&mut self, session: &mut Session, ids: &[u32]) -> llm_runtime::Result<u32> {
+    pub(crate) fn first(&mut self, session: &mut Session, ids: &[u32]) -> Result<u32> {
         if !self.is_greedy() {
             let logits = self.prefill(session, ids)?;
-            return self.sampler.sample(logits);
+            return self.choose(logits);
         }
-        match self.settings.start_token {
+        let id = match self.settings.start_token {
             Some(start_token) => {
                 session.encode(0, ids)?;
-                session.greedy(0, &[start_token])
+                session.greedy(0, &[start_token])?
             }
-            None => session.greedy(0, ids),
-        }
+            None => session.greedy(0, ids)?,
+        };
+        Ok(id)
     }
 
     /// Appends a token to the first sequence, and chooses the next.
-    pub(crate) fn next(&mut self, session: &mut Session, id: u32) -> llm_runtime::Result<u32> {
+    pub(crate) fn next(&mut self, session: &mut Session, id: u32) -> Result<u32> {
         match self.is_greedy() {
-            true => session.greedy(0, &[id]),
-            false => self.sampler.sample(session.step(&[(0, id)])?),
+            true => Ok(session.greedy(0, &[id])?),
+            false => self.choose(session.step(&[(0, id)])?),
         }
     }
 
     /// True where tokens are chosen without a look at logits.
     pub(crate) fn is_greedy(&self) -> bool {
-        self.sampler.is_greedy() && self.settings.logprobs.is_none()
+        let needs_logits = self.settings.logprobs.is_some() || self.settings.constraint.is_some();
+        self.sampler.is_greedy() && !needs_logits
     }
 
     /// Takes note that the first `n` tokens of the prompt are not computed again.
@@ -173,9 +179,14 @@ impl<'a> Generation<'a> {
     /// Chooses the next token from its `logits` `[vocab]`.
     ///
     /// # Errors
-    /// When none may follow.
+    /// When none may follow, or the grammar is too much for its machinery.
     pub(crate) fn choose(&mut self, logits: &[f32]) -> Result<u32> {
-        Ok(self.sampler.sample(logits)?)
+        let Some(constraint) = &mut self.settings.constraint else {
+            return Ok(self.sampler.sample(logits)?);
+        };
+        let id = self.sampler.sample(constraint.allowed(logits)?)?;
+        constraint.take(id)?;
+        Ok(id)
     }
 
     /// Takes the next token, with `room` positions left in its sequence; the text that is certain now, and the reason to end

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use llm_runtime::{Beams, Rules, Sampling};
 
+use crate::grammar::Constraint;
 use crate::{EngineError, Result};
 
 /// Settings of a generation: all but the prompt.
@@ -26,6 +27,8 @@ pub struct Settings {
     /// Log-probabilities that each token of a [`Batch`](crate::Batch) comes with: its own, and those of so many of the most
     /// probable tokens.
     pub logprobs: Option<usize>,
+    /// Grammar that the answer is held to.
+    pub constraint: Option<Constraint>,
     /// First token of the decoder of a model with an encoder.
     pub start_token: Option<u32>,
 }

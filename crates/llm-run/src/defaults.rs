@@ -64,6 +64,7 @@ pub(crate) fn settings(
             .and_then(|seconds| Duration::try_from_secs_f32(seconds).ok()),
         stop,
         logprobs: None,
+        constraint: None,
         start_token,
     })
 }

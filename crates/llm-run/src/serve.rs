@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Error, Result};
-use llm_engine::{Engine, Settings};
+use llm_engine::{Engine, Grammars, Settings};
 use llm_plan::{Home, TermBytes, Workload};
 use llm_runtime::{Event, Interrupt};
 use llm_server::{About, Access, Loading, Options, Served, Stop};
@@ -150,6 +150,7 @@ fn load(
         name,
         tokenizer: Arc::clone(tokenizer),
         engine: engine.context("cannot start a thread")?,
+        grammars: Grammars::new(Arc::clone(tokenizer), vocab, &settings.rules.eos_ids),
         settings,
         vocab,
         context,

@@ -236,4 +236,4 @@ fn check(command: &mut Command) {
 }
 
 /// Time that an installation or a script takes at most.
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_secs(900);

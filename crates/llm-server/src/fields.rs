@@ -25,6 +25,11 @@ impl Fields {
         serde_json::from_value(value).map(Some).map_err(wrong)
     }
 
+    /// A field that stays.
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
     /// Takes a field out that has to be there.
     ///
     /// # Errors
@@ -123,10 +128,9 @@ const OF_NO_EFFECT: [&str; 8] = [
 ];
 
 /// Fields of which one value, as JSON, is what is done anyway.
-const NEUTRAL: [(&str, &str); 10] = [
+const NEUTRAL: [(&str, &str); 9] = [
     ("tool_choice", r#""none""#),
     ("tool_choice", r#""auto""#),
-    ("response_format", r#"{"type":"text"}"#),
     ("modalities", r#"["text"]"#),
     ("echo", "false"),
     ("best_of", "1"),
@@ -150,7 +154,7 @@ mod tests {
         for harmless in [
             json!({}),
             json!({"user": "me", "metadata": {"a": "b"}, "tools": [], "functions": null}),
-            json!({"response_format": {"type": "text"}, "echo": false, "best_of": 1}),
+            json!({"echo": false, "best_of": 1}),
         ] {
             assert!(fields(harmless).end().is_ok());
         }

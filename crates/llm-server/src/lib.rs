@@ -7,6 +7,7 @@
 mod answer;
 mod error;
 mod fields;
+mod format;
 mod guard;
 mod listen;
 mod loading;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::format::response_format;
 use crate::prompt::{chat_ids, check_prompt, message, text_ids};
 use crate::settings::{MOST_TOKENS, settings, top_logprobs};
 use crate::site::Served;
@@ -64,7 +65,8 @@ pub(crate) fn chat(served: &Served, object: Map<String, Value>) -> Result<Asked,
     // The older name of the same.
     let older = fields.whole("max_tokens", 1..=MOST_TOKENS)?;
     let n_new = fields.whole("max_completion_tokens", 1..=MOST_TOKENS)?;
-    let settings = settings(served, &mut fields, n_new.or(older), n_top)?;
+    let mut settings = settings(served, &mut fields, n_new.or(older), n_top)?;
+    response_format(&mut fields)?.hold(served, &mut settings, "response_format")?;
     let (n, delivery) = shape(&mut fields)?;
     check_model(served, &mut fields)?;
     fields.end()?;
@@ -91,7 +93,8 @@ pub(crate) fn completion(served: &Served, object: Map<String, Value>) -> Result<
     let n_top = fields.whole("logprobs", 0..=20)?;
     let n_new = fields.whole("max_tokens", 1..=MOST_TOKENS)?;
     let n_new = n_new.unwrap_or(USUAL_TOKENS);
-    let settings = settings(served, &mut fields, Some(n_new), n_top)?;
+    let mut settings = settings(served, &mut fields, Some(n_new), n_top)?;
+    response_format(&mut fields)?.hold(served, &mut settings, "response_format")?;
     let shape = shape(&mut fields)?;
     check_model(served, &mut fields)?;
     fields.end()?;

@@ -37,6 +37,7 @@ pub(crate) fn router(site: &Arc<Site>) -> Router {
         .route("/v1/models/{*name}", get(model))
         .route("/v1/chat/completions", post(chat_completions))
         .route("/v1/completions", post(completions))
+        .route("/v1/embeddings", post(embeddings))
         .fallback(nothing)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(site), guard))
@@ -146,6 +147,11 @@ async fn answer(site: Arc<Site>, body: Body, form: Form) -> Answer {
             Ok(stream::respond(site, head, handles, has, places))
         }
     }
+}
+
+async fn embeddings() -> ApiError {
+    let message = "this server makes no embeddings";
+    ApiError::new(StatusCode::NOT_IMPLEMENTED, message)
 }
 
 async fn nothing() -> ApiError {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use llm_engine::{Engine, Settings};
+use llm_engine::{Engine, Grammars, Settings};
 use llm_text::Tokenizer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -53,6 +53,8 @@ pub struct Served {
     pub engine: Engine,
     /// Settings of answers whose requests say nothing else.
     pub settings: Settings,
+    /// Grammars that answers may be held to.
+    pub grammars: Grammars,
     /// Entries of the model's vocabulary.
     pub vocab: usize,
     /// Tokens of a prompt and its answer together.

@@ -33,6 +33,23 @@ impl Tokenizer {
     }
 }
 
+impl Tokenizer {
+    /// The bytes that a token spells in the middle of a text; nothing where its neighbours have a say in that, or no token has
+    /// that id.
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let token = self.token(id).ok()?;
+        match self.decoder()? {
+            DecoderWrapper::ByteLevel(_) => Some(bytes_of(&token)),
+            // SentencePiece's: bytes have tokens of their own, and a mark stands for a space.
+            other if joins_bytes(other) => Some(match byte_token(&token) {
+                Some(byte) => vec![byte],
+                None => token.replace('\u{2581}', " ").into_bytes(),
+            }),
+            _ => None,
+        }
+    }
+}
+
 impl<'t> StreamingDetokenizer<'t> {
     fn new(tokenizer: &'t Tokenizer, special: SpecialText) -> Self {
         let state = match tokenizer.decoder() {

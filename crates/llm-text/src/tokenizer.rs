@@ -162,6 +162,13 @@ impl Tokenizer {
         })
     }
 
+    /// True of a token that structures a text and is none of it.
+    pub fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary();
+        let token = self.inner.id_to_token(id);
+        token.is_some_and(|token| added.is_special_token(&token))
+    }
+
     /// The begin-of-sequence token, if the tokenizer names one.
     pub fn bos_id(&self) -> Option<u32> {
         self.edges.bos_id

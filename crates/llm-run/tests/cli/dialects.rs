@@ -153,9 +153,9 @@ fn a_model_is_listed_as_ollama_does() {
         (
             "chat",
             "format",
-            json!("json"),
+            json!("xml"),
             400,
-            "`format` is not supported",
+            "expected \"json\" or a schema",
         ),
         ("chat", "think", json!(true), 400, "`think`"),
         (
@@ -349,8 +349,13 @@ fn a_response_is_told_by_events_in_their_order() {
         ),
         (
             "text",
-            json!({"format": {"type": "json_object"}}),
-            "`text` is not supported",
+            json!({"format": {"type": "xml"}}),
+            "unknown variant",
+        ),
+        (
+            "text",
+            json!({"verbosity": "low"}),
+            "`verbosity` is not supported",
         ),
         ("truncation", json!("auto"), "`truncation` is not supported"),
         ("include", json!(["file_search_call.results"]), "`include`"),
@@ -372,4 +377,145 @@ fn a_response_is_told_by_events_in_their_order() {
         status == 404 && text.contains("keeps no responses"),
         "{text}"
     );
+}
+
+/// Somebody with a name, an age and pets of known kinds.
+fn somebody() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 12},
+            "age": {"type": "integer", "minimum": 0, "maximum": 120},
+            "pets": {"type": "array", "items": {"enum": ["cat", "dog"]}, "minItems": 1, "maxItems": 2},
+        },
+        "required": ["name", "age", "pets"],
+        "additionalProperties": false,
+    })
+}
+
+fn is_somebody(text: &str) {
+    let found: Value = serde_json::from_str(text).unwrap_or_else(|_| panic!("{text}"));
+    assert_eq!(found.as_object().unwrap().len(), 3, "{text}");
+    assert!(
+        found["name"].as_str().unwrap().chars().count() <= 12,
+        "{text}"
+    );
+    assert!(found["age"].as_u64().unwrap() <= 120, "{text}");
+    let pets = found["pets"].as_array().unwrap();
+    assert!((1..=2).contains(&pets.len()), "{text}");
+    assert!(
+        pets.iter().all(|pet| pet == "cat" || pet == "dog"),
+        "{text}"
+    );
+}
+
+#[test]
+fn answers_are_held_to_a_schema_in_every_api() {
+    let folder = talkative();
+    let args = [
+        folder.path().to_str().unwrap(),
+        "--name",
+        "talker",
+        "--batch",
+        "4",
+    ];
+    let server = Server::start(&args);
+    let messages = json!([{"role": "user", "content": OPENING}]);
+    let described = json!({"name": "somebody", "strict": true, "schema": somebody()});
+    let format = json!({"type": "json_schema", "json_schema": described});
+    // A model of tales that knows no JSON, by chance and without.
+    let chat = json!({
+        "messages": messages, "max_tokens": 400, "temperature": 1.2, "seed": 3, "n": 6, "response_format": format,
+    });
+    let drawn = server.ask("/v1/chat/completions", &chat);
+    let choices = drawn["choices"].as_array().unwrap();
+    for choice in choices {
+        assert_eq!(choice["finish_reason"], "stop");
+        is_somebody(choice["message"]["content"].as_str().unwrap());
+    }
+    assert_ne!(choices[0]["message"], choices[1]["message"]);
+    assert_eq!(
+        server.ask("/v1/chat/completions", &chat)["choices"],
+        drawn["choices"]
+    );
+
+    let greedy = json!({
+        "messages": messages, "max_tokens": 400, "temperature": 0, "response_format": format, "stream": true,
+    });
+    let (status, _, text) = server.post("/v1/chat/completions", &greedy);
+    assert_eq!(status, 200, "{text}");
+    let parts = crate::serve::events(&text);
+    let content = parts
+        .iter()
+        .filter_map(|part| part["choices"][0]["delta"]["content"].as_str());
+    is_somebody(&content.collect::<String>());
+
+    let continued =
+        json!({"prompt": OPENING, "max_tokens": 400, "temperature": 0, "response_format": format});
+    let continued = server.ask("/v1/completions", &continued);
+    is_somebody(continued["choices"][0]["text"].as_str().unwrap());
+
+    let ollama = json!({
+        "model": "talker", "messages": messages, "stream": false, "format": somebody(), "options": {"temperature": 0},
+    });
+    let answer = server.ask("/api/chat", &ollama);
+    assert_eq!(answer["done_reason"], "stop");
+    is_somebody(answer["message"]["content"].as_str().unwrap());
+
+    let text = json!({"format": {"type": "json_schema", "name": "somebody", "schema": somebody()}});
+    let response =
+        json!({"input": OPENING, "temperature": 0, "max_output_tokens": 400, "text": text});
+    let response = server.ask("/v1/responses", &response);
+    assert_eq!(response["status"], "completed");
+    assert_eq!(response["text"], text);
+    is_somebody(
+        response["output"][0]["content"][0]["text"]
+            .as_str()
+            .unwrap(),
+    );
+
+    // Whatever is asked for, it is the beginning of an object at least.
+    let object = json!({
+        "messages": messages, "max_tokens": 60, "temperature": 0, "response_format": {"type": "json_object"},
+    });
+    let object = server.ask("/v1/chat/completions", &object);
+    let content = object["choices"][0]["message"]["content"].as_str().unwrap();
+    assert!(content.trim_start().starts_with('{'), "{content}");
+
+    for (field, value, words) in [
+        (
+            "response_format",
+            json!({"type": "grammar"}),
+            "unknown variant",
+        ),
+        (
+            "response_format",
+            json!({"type": "json_schema"}),
+            "json_schema",
+        ),
+        (
+            "response_format",
+            json!({"type": "json_schema", "json_schema": {"schema": {"type": "nothing"}}}),
+            "`response_format`: ",
+        ),
+        (
+            "response_format",
+            json!({"type": "json_schema", "json_schema": {"schema": false}}),
+            "`response_format`: ",
+        ),
+        ("ignore_eos", json!(true), "`ignore_eos` has it go on"),
+    ] {
+        let mut asked = chat.clone();
+        asked[field] = value;
+        let (status, _, text) = server.post("/v1/chat/completions", &asked);
+        assert_eq!(status, 400, "{asked}: {text}");
+        assert!(text.contains(words), "{asked}: {text}");
+    }
+    // Those beside are as they were.
+    let args = [
+        "generate", "demo", OPENING, "--greedy", "-n", "12", "--json",
+    ];
+    let plain = json!({"prompt": OPENING, "max_tokens": 12, "temperature": 0});
+    let plain = server.ask("/v1/completions", &plain);
+    assert_eq!(plain["choices"][0]["text"], run_json(&args)["text"]);
 }

@@ -125,7 +125,7 @@ pub(crate) fn response(mut stream: TcpStream) -> (u16, String, String) {
 }
 
 /// The objects of a stream, which ends as it should.
-fn events(text: &str) -> Vec<Value> {
+pub(crate) fn events(text: &str) -> Vec<Value> {
     let mut events: Vec<&str> = text.split_terminator("\n\n").collect();
     assert_eq!(events.pop(), Some("data: [DONE]"), "{text}");
     let object = |event: &str| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
@@ -296,7 +296,7 @@ fn what_cannot_be_had_is_refused_with_a_reason() {
         ),
         (with("echo", json!(true)), 400, "`echo` is not supported"),
         (
-            with("response_format", json!({"type": "json_object"})),
+            with("response_format", json!({"type": "grammar"})),
             400,
             "`response_format`",
         ),

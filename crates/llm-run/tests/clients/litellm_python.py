@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import json
 import os
 import sys
 
@@ -60,6 +61,13 @@ def fields():
     assert len(probable.content) == 3 and len(probable.content[0].top_logprobs) == 2
 
 
+def forms():
+    schema = {"type": "object", "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["age"]}
+    schema["additionalProperties"] = False
+    form = {"type": "json_schema", "json_schema": {"name": "age", "strict": True, "schema": schema}}
+    assert "age" in json.loads(chat(response_format=form, max_tokens=60).choices[0].message.content)
+
+
 def refusals():
     assert "this server has" in refused(litellm.NotFoundError, model="openai/gpt-4")
     assert "expected 0 to 2" in refused(litellm.BadRequestError, temperature=3)
@@ -75,6 +83,6 @@ async def many():
     assert [answer.choices[0].message.content for answer in answers] == [whole] * 8
 
 
-for check in [answers, fields, refusals]:
+for check in [answers, fields, forms, refusals]:
     check()
 asyncio.run(many())

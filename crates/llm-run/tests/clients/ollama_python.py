@@ -8,13 +8,21 @@ The second server's model has no chat template, and no key.
 import asyncio
 import sys
 from datetime import datetime, timezone
+from typing import Literal
 
 import ollama
+from pydantic import BaseModel, Field
 
 HOST, KEY, TEXT_HOST = sys.argv[1:]
 client = ollama.Client(HOST, headers={"authorization": f"Bearer {KEY}"})
 TALE = [{"role": "user", "content": "Once upon a time"}]
 GREEDY = {"temperature": 0, "num_predict": 20}
+
+
+class Somebody(BaseModel, extra="forbid"):
+    name: str = Field(max_length=12)
+    age: int = Field(ge=0, le=120)
+    pets: list[Literal["cat", "dog"]] = Field(min_length=1, max_length=2)
 
 
 def chat(options={}, **fields):
@@ -115,6 +123,16 @@ def options():
     assert answer.logprobs[0].token == answer.logprobs[0].top_logprobs[0].token
 
 
+def forms():
+    """Answers in JSON, of a model that knows none."""
+    fields = {"format": Somebody.model_json_schema(), "options": {"num_predict": -1, "temperature": 1}}
+    for is_streamed in [False, True]:
+        answer = chat(**fields, stream=is_streamed)
+        text = "".join(part.message.content for part in answer) if is_streamed else answer.message.content
+        assert Somebody.model_validate_json(text)
+    assert generate(format="json").response.lstrip().startswith("{")
+
+
 def refusals():
     refused(lambda: chat(model="llama3"), 404, "model 'llama3' not found")
     refused(lambda: chat({"temperature": 3}), 400, "expected 0 to 2")
@@ -139,6 +157,6 @@ async def many():
     assert [answer.response for answer in answers] == [whole] * 8
 
 
-for check in [models, conversation, continuation, options, refusals]:
+for check in [models, conversation, continuation, options, forms, refusals]:
     check()
 asyncio.run(many())

@@ -6,14 +6,23 @@ The second server has one sequence, and as many places as a request may have cho
 """
 
 import asyncio
+import json
 import sys
+from typing import Literal
 
 import openai
 from openai import AsyncOpenAI, OpenAI
+from pydantic import BaseModel, Field
 
 BASE, KEY, NARROW = sys.argv[1:]
 client = OpenAI(base_url=BASE, api_key=KEY, max_retries=0)
 TALE = [{"role": "user", "content": "Once upon a time"}]
+
+
+class Somebody(BaseModel):
+    name: str = Field(max_length=12)
+    age: int = Field(ge=0, le=120)
+    pets: list[Literal["cat", "dog"]] = Field(min_length=1, max_length=2)
 
 
 def chat(**fields):
@@ -173,6 +182,25 @@ def responses():
     refused(openai.NotFoundError, lambda: client.responses.create(**(fields | {"model": "gpt-4"})), 404, "this server has")
 
 
+def forms():
+    """Answers in JSON, of a model that knows none; the client makes objects of them."""
+    fields = {"model": "talker", "temperature": 1, "seed": 5}
+    choices = client.chat.completions.parse(messages=TALE, n=3, response_format=Somebody, **fields).choices
+    assert all(isinstance(choice.message.parsed, Somebody) for choice in choices)
+    assert choices[0].message.content != choices[1].message.content
+    with client.chat.completions.stream(messages=TALE, response_format=Somebody, **fields) as stream:
+        final = stream.get_final_completion()
+    assert final.choices[0].message.parsed == choices[0].message.parsed
+    parsed = client.responses.parse(model="talker", input="Once upon a time", temperature=1, text_format=Somebody)
+    assert isinstance(parsed.output_parsed, Somebody)
+    some = chat(max_tokens=200, response_format={"type": "json_object"})
+    if some.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(some.choices[0].message.content), dict)
+    assert some.choices[0].message.content.lstrip().startswith("{")
+    nonsense = {"type": "json_schema", "json_schema": {"name": "nonsense", "schema": {"type": "nonsense"}}}
+    refused(openai.BadRequestError, lambda: chat(response_format=nonsense), 400, "nonsense", param="response_format")
+
+
 def refusals():
     bad = openai.BadRequestError
     refused(openai.NotFoundError, lambda: chat(model="gpt-4"), 404, "talker", code="model_not_found")
@@ -211,6 +239,6 @@ def crowds():
     assert ask(narrow.with_options(max_retries=5)).choices[0].text
 
 
-for check in [models, conversation, streams, choices, ends, probabilities, responses, refusals, crowds]:
+for check in [models, conversation, streams, choices, ends, probabilities, responses, forms, refusals, crowds]:
     check()
 asyncio.run(many())

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::format::json_or_schema;
 use crate::prompt::{chat_ids, check_prompt, message, text_ids};
 use crate::settings::{MOST_TOKENS, settings, top_logprobs};
 use crate::site::Served;
@@ -144,8 +145,10 @@ impl Common {
             }
         }
         let keep_alive: Option<Value> = fields.take("keep_alive")?;
+        let mut settings = options_as_settings(served, Fields::new(options), n_top)?;
+        json_or_schema(fields)?.hold(served, &mut settings, "format")?;
         Ok(Common {
-            settings: options_as_settings(served, Fields::new(options), n_top)?,
+            settings,
             model,
             is_streamed: fields.take("stream")?.unwrap_or(true),
             variables,
@@ -206,10 +209,10 @@ fn options_as_settings(
         return Err(ApiError::invalid("num_ctx", problem));
     }
     let penalty = options.number("repeat_penalty", (|x| x > 0.0, "above 0"))?;
-    let penalty = match options.take("repeat_last_n")? {
+    let penalty = match options.take::<i64>("repeat_last_n")? {
         None | Some(-1) => penalty,
         Some(0) => Some(1.0),
-        Some(n @ i64::MIN..) => {
+        Some(n) => {
             let problem =
                 format!("`repeat_last_n` is {n}; expected -1, for all tokens, or 0, for none");
             return Err(ApiError::invalid("repeat_last_n", problem));
@@ -233,8 +236,7 @@ fn options_as_settings(
 const OF_NO_EFFECT: [&str; 1] = ["truncate"];
 
 /// Fields of which one value, as JSON, is what is done anyway.
-const NEUTRAL: [(&str, &str); 4] = [
-    ("format", r#""""#),
+const NEUTRAL: [(&str, &str); 3] = [
     ("suffix", r#""""#),
     ("template", r#""""#),
     ("shift", "false"),

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::format::text_format;
 use crate::openai::check_model;
 use crate::prompt::{chat_ids, check_prompt, message};
 use crate::settings::{MOST_TOKENS, settings};
@@ -58,7 +59,9 @@ pub(crate) fn asked(served: &Served, object: Map<String, Value>) -> Result<Asked
     };
     let n_new = fields.whole("max_output_tokens", 1..=MOST_TOKENS)?;
     let n_top = logprobs(&mut fields)?;
-    let settings = settings(served, &mut fields, n_new, n_top)?;
+    let mut settings = settings(served, &mut fields, n_new, n_top)?;
+    let text = fields.get("text").cloned();
+    text_format(&mut fields)?.hold(served, &mut settings, "text")?;
     let is_streamed = fields.take("stream")?.unwrap_or(false);
     // Padding against who listens in: none is made.
     let _: Option<Value> = fields.take("stream_options")?;
@@ -82,7 +85,7 @@ pub(crate) fn asked(served: &Served, object: Map<String, Value>) -> Result<Asked
         "previous_response_id": null,
         "reasoning": {"effort": null, "summary": null},
         "store": false,
-        "text": {"format": {"type": "text"}},
+        "text": text.unwrap_or_else(|| json!({"format": {"type": "text"}})),
         "tool_choice": "auto",
         "tools": [],
         "truncation": "disabled",
@@ -163,11 +166,10 @@ const OF_NO_EFFECT: [&str; 7] = [
 ];
 
 /// Fields of which one value, as JSON, is what is done anyway.
-const NEUTRAL: [(&str, &str); 6] = [
+const NEUTRAL: [(&str, &str); 5] = [
     ("background", "false"),
     ("tool_choice", r#""none""#),
     ("tool_choice", r#""auto""#),
-    ("text", r#"{"format":{"type":"text"}}"#),
     ("truncation", r#""disabled""#),
     ("reasoning", r#"{"effort":null,"summary":null}"#),
 ];
