@@ -10,6 +10,11 @@
 use std::fs;
 use std::path::Path;
 
+use hub::{Hub, HubFile};
+
+#[path = "../../llm-hub/tests/pull/hub.rs"]
+mod hub;
+
 #[test]
 fn the_program_says_what_the_transcripts_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -20,19 +25,46 @@ fn the_program_says_what_the_transcripts_say() {
     furnish(&root, place.path());
     // The commands are typed there. This process has no other test whose folder it could be.
     std::env::set_current_dir(place.path()).unwrap();
-    let program = trycmd::cargo::cargo_bin!("llm-run");
-    trycmd::TestCases::new()
-        .register_bin("llm-run", program)
-        // What a newcomer sees has no GPU in it.
-        .env("CUDA_VISIBLE_DEVICES", "")
-        .env("HF_HUB_OFFLINE", "1")
-        // Where the cache is said to be: a path that is the same everywhere.
-        .env("HF_HOME", "/nowhere/huggingface")
-        .env(
-            "XDG_CACHE_HOME",
-            place.path().join("cache").to_str().unwrap(),
-        )
-        .case(root.join("tests/transcripts/*.md").to_str().unwrap());
+    let cases = |hub: &str, home: &str, cases: &str| {
+        let cache = place.path().join("cache");
+        trycmd::TestCases::new()
+            .register_bin("llm-run", trycmd::cargo::cargo_bin!("llm-run"))
+            // What a newcomer sees has no GPU in it.
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .env("HF_HUB_OFFLINE", if hub == NO_HUB { "1" } else { "0" })
+            .env("HF_ENDPOINT", hub)
+            .env("HF_HOME", home)
+            .env("XDG_CACHE_HOME", cache.to_str().unwrap())
+            .case(root.join(cases).to_str().unwrap());
+    };
+    // Where the cache is said to be: a path that is the same everywhere.
+    cases(NO_HUB, "/nowhere/huggingface", "tests/transcripts/*.md");
+    let hub = Hub::start(story(&root), Vec::new());
+    cases(&hub.url(), "huggingface", "tests/transcripts/hub/*.md");
+}
+
+/// An address that nobody has.
+const NO_HUB: &str = "http://hub.invalid";
+
+/// The bundled model as a hub has it, with a template to talk by.
+fn story(root: &Path) -> Vec<HubFile> {
+    let folder = root.join("crates/llm-run/assets/demo");
+    let file = |name: &str| HubFile {
+        is_large: name.ends_with(".safetensors"),
+        ..HubFile::small(name, &fs::read(folder.join(name)).unwrap())
+    };
+    let names = [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    let mut files: Vec<_> = names.into_iter().map(file).collect();
+    files.push(HubFile::small(
+        "chat_template.jinja",
+        b"{{ messages[-1].content }}",
+    ));
+    files
 }
 
 /// Puts into a folder what the transcripts speak of.

@@ -257,6 +257,12 @@ impl State {
             .ok()?;
             return Some(());
         }
+        if request.path.starts_with("/api/models/") {
+            let code = "X-Error-Code: RepoNotFound";
+            let answer = format!("HTTP/1.1 404 No\r\n{code}\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).ok()?;
+            return Some(());
+        }
         let Some(file) = self.file(&request.path) else {
             write!(
                 stream,
