@@ -193,6 +193,26 @@ impl RotarySpec {
         }
     }
 
+    /// The most positions that a sequence of `n_positions` may come to with the same frequencies.
+    pub(crate) fn steady_up_to(&self, n_positions: usize) -> usize {
+        match self.scaling {
+            RopeScaling::Dynamic {
+                original_context, ..
+            } => n_positions.max(original_context as usize),
+            RopeScaling::LongRope {
+                original_context, ..
+            } if n_positions <= original_context => original_context,
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Yarn { .. }
+            | RopeScaling::Llama3 { .. }
+            | RopeScaling::LongRope { .. }
+            | RopeScaling::Stored
+            | RopeScaling::Proportional { .. }
+            | RopeScaling::Growth { .. } => usize::MAX,
+        }
+    }
+
     /// Positions of a model whose configuration says `context`.
     pub(crate) fn reach(&self, context: usize) -> usize {
         match self.scaling {

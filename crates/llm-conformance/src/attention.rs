@@ -1,7 +1,7 @@
 mod cases;
 mod run;
 
-pub(crate) use cases::{cases, copies, forks, together};
+pub(crate) use cases::{cases, copies, few_rows, forks, together};
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -41,6 +41,7 @@ use llm_quant::{Activations, Scheme};
 
 pub use deferred::{Deferred, Fault};
 
+use attention::AttentionCase;
 use case::{Case, check_against, check_each, check_same_bits};
 
 /// Checks every operation.
@@ -342,6 +343,23 @@ pub fn check_devices<B: Backend>(one: &Arc<B>, other: &Arc<B>) {
         assert!(
             case.run_between([other, one]) == expected,
             "{names:?}: {case:?}"
+        );
+    }
+}
+
+/// Checks that each of up to `n` rows of a sequence attends as it does alone, bit by bit.
+///
+/// # Panics
+/// When it does not. The message names the case.
+pub fn check_few_rows<B: Backend>(backend: &Arc<B>, n: usize) {
+    let bits = |case: &AttentionCase| -> Vec<u32> {
+        case.run(backend).iter().map(|x| x.to_bits()).collect()
+    };
+    for [alone, together] in attention::few_rows(n) {
+        assert!(
+            bits(&alone) == bits(&together),
+            "{}: {together:?}",
+            backend.info().name
         );
     }
 }

@@ -9,6 +9,7 @@ use llm_backend::{Attention, Batch, Mask, Rows, Selection};
 
 use crate::Cpu;
 use crate::kv_pool::{KvPool, KvView};
+use crate::matvec::FEW_ROWS;
 use crate::memory::Workspace;
 use crate::share::{self, Scratch, Shared};
 use crate::weight::Weight;
@@ -77,24 +78,26 @@ pub(crate) fn attention(
     };
     let scratch = attention_len(op.head_dim, cpu.n_threads());
     let (scratch, partials) = workspace.all(scratch).split_at_mut(scratch);
-    let mut sequences = 0..0;
-    while sequences.start < batch.rows.len() {
+    let n_pieces = call.pieces().count();
+    let mut pieces = 0..0;
+    while pieces.start < n_pieces {
         // As many as there is memory for what their parts are merged from.
         let mut n_free = partials.len();
-        while let Some(len) = call.partials_len(sequences.end) {
+        for piece in call.pieces().skip(pieces.start) {
+            let len = call.sequence(piece).partials_len();
             assert!(
-                len <= n_free || !sequences.is_empty(),
+                len <= n_free || !pieces.is_empty(),
                 "a workspace for {len} elements of partial results"
             );
             if len > n_free {
                 break;
             }
             n_free -= len;
-            sequences.end += 1;
+            pieces.end += 1;
         }
-        call.compute(sequences.clone(), scratch, partials, out);
-        call.merge(sequences.clone(), partials, out);
-        sequences.start = sequences.end;
+        call.compute(pieces.clone(), scratch, partials, out);
+        call.merge(pieces.clone(), partials, out);
+        pieces.start = pieces.end;
     }
 }
 
@@ -209,8 +212,17 @@ impl<'a> Queries<'a> {
     }
 }
 
-/// A sequence's rows as units of work.
+/// Rows of a sequence that attend together.
+#[derive(Clone, Copy)]
+struct Piece {
+    /// Index of the sequence in the batch.
+    sequence: usize,
+    rows: Rows,
+}
+
+/// A piece as units of work.
 struct Sequence<'a> {
+    piece: Piece,
     queries: Queries<'a>,
     view: KvView<'a>,
     /// Of entries.
@@ -252,20 +264,47 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// `None` where it has no row.
-    fn sequence(&self, i: usize) -> Option<Sequence<'_>> {
-        let Batch {
-            rows,
-            tables,
-            table_len,
-            ..
-        } = *self.batch;
-        let rows = rows[i];
-        if rows.n_tokens == 0 {
-            return None;
+    /// Rows of each sequence, all together or each by itself.
+    fn pieces(&self) -> impl Iterator<Item = Piece> + Clone {
+        self.batch
+            .rows
+            .iter()
+            .enumerate()
+            .flat_map(|(sequence, &rows)| {
+                let whole = Piece { sequence, rows };
+                let n_tokens = match self.is_apart(whole) {
+                    true => 1,
+                    false => rows.n_tokens.max(1),
+                };
+                let part = move |at| Rows {
+                    first: rows.first + at,
+                    n_tokens,
+                    start: rows.start + at,
+                    ..rows
+                };
+                let parts = (0..rows.n_tokens).step_by(n_tokens).map(part);
+                parts.map(move |rows| Piece { sequence, rows })
+            })
+    }
+
+    /// True of few rows that are computed one by one. Together their results would be other sums than alone: the positions of a single
+    /// row may be in parts, and its window may begin with another panel. A pass of few rows gives each what it gets alone, as
+    /// products do.
+    fn is_apart(&self, piece: Piece) -> bool {
+        let n_tokens = piece.rows.n_tokens;
+        if !(2..=FEW_ROWS).contains(&n_tokens) {
+            return false;
         }
+        let queries = self.queries(piece);
+        let [first, last] = [0, n_tokens - 1].map(|token| queries.seen(Keys::OfPositions, token));
+        let n_entries = queries.all_seen(Keys::OfEntries).len();
+        let panel = self.pool.panel();
+        last.len().max(n_entries) > PART_POSITIONS || first.start / panel != last.start / panel
+    }
+
+    fn queries(&self, Piece { rows, .. }: Piece) -> Queries<'_> {
         let width = self.op.row_width;
-        let queries = Queries {
+        Queries {
             rows: &self.q[rows.first * width..][..rows.n_tokens * width],
             n_tokens: rows.n_tokens,
             position: rows.start,
@@ -276,7 +315,15 @@ impl Call<'_> {
                 let bits = &of.bits.as_slice()[rows.first * of.row_words..];
                 Some((bits, of.row_words))
             }),
-        };
+        }
+    }
+
+    fn sequence(&self, piece: Piece) -> Sequence<'_> {
+        let Batch {
+            tables, table_len, ..
+        } = *self.batch;
+        let Piece { sequence: i, rows } = piece;
+        let queries = self.queries(piece);
         let n_entries = queries.all_seen(Keys::OfEntries).end;
         let beside = self.op.beside.map(|of| {
             assert!(
@@ -299,7 +346,8 @@ impl Call<'_> {
         } else {
             1
         };
-        Some(Sequence {
+        Sequence {
+            piece,
             queries,
             view: self
                 .pool
@@ -307,7 +355,7 @@ impl Call<'_> {
             beside,
             n_tiles: (rows.n_tokens * queries.group()).div_ceil(QUERIES),
             n_parts,
-        })
+        }
     }
 
     /// Begin of the parts: a panel's first position, so that they share no panel.
@@ -316,17 +364,17 @@ impl Call<'_> {
         start - start % self.pool.panel()
     }
 
-    /// `None` when there is no such sequence.
-    fn partials_len(&self, i: usize) -> Option<usize> {
-        let is_there = i < self.batch.rows.len();
-        is_there.then(|| self.sequence(i).map_or(0, |s| s.partials_len()))
+    /// Some of the pieces, by their number.
+    fn sequences(&self, pieces: Range<usize>) -> impl Iterator<Item = Sequence<'_>> + Clone {
+        let pieces = self.pieces().skip(pieces.start).take(pieces.len());
+        pieces.map(|piece| self.sequence(piece))
     }
 
-    /// Computes the results of some sequences, into `out` or, of parts, into `partials`: tiles of queries, each against all
+    /// Computes the results of some pieces, into `out` or, of parts, into `partials`: tiles of queries, each against all
     /// that it sees or a part of it.
     fn compute(
         &self,
-        sequences: Range<usize>,
+        pieces: Range<usize>,
         scratch: &mut [f32],
         partials: &mut [f32],
         out: &mut [f32],
@@ -337,13 +385,9 @@ impl Call<'_> {
             head_dim,
             ..
         } = *self.op;
-        let all = || {
-            sequences
-                .clone()
-                .filter_map(|i| Some((i, self.sequence(i)?)))
-        };
-        let n_units: usize = all().map(|(_, sequence)| sequence.n_units()).sum();
-        let work: usize = all().map(|(_, sequence)| sequence.work()).sum();
+        let all = || self.sequences(pieces.clone());
+        let n_units: usize = all().map(|sequence| sequence.n_units()).sum();
+        let work: usize = all().map(|sequence| sequence.work()).sum();
         let n_threads = self
             .cpu
             .n_threads()
@@ -358,8 +402,9 @@ impl Call<'_> {
             .pool
             .split(n_threads, 1, scratch, |thread, scratch| {
                 let (mut next, mut end, mut partial) = (thread.start, 0, 0);
-                for (i, sequence) in all() {
+                for sequence in all() {
                     let Sequence {
+                        piece,
                         queries,
                         view,
                         beside,
@@ -381,7 +426,7 @@ impl Call<'_> {
                         let cells = match n_parts {
                             1 => Cells {
                                 memory: out,
-                                first: self.batch.rows[i].first * n_heads * value_dim,
+                                first: piece.rows.first * n_heads * value_dim,
                                 head_stride: value_dim,
                                 len: value_dim,
                             },
@@ -418,25 +463,21 @@ impl Call<'_> {
             });
     }
 
-    /// Joins the parts of some sequences' results.
-    fn merge(&self, sequences: Range<usize>, partials: &[f32], out: &mut [f32]) {
+    /// Joins the parts of some pieces' results.
+    fn merge(&self, pieces: Range<usize>, partials: &[f32], out: &mut [f32]) {
         let (n_heads, value_dim) = (self.op.n_heads, self.pool.shape().value_dim());
-        let all = || {
-            sequences
-                .clone()
-                .filter_map(|i| Some((i, self.sequence(i)?)))
-        };
-        let parts = || all().filter(|(_, sequence)| sequence.n_parts > 1);
-        let Some((first, _)) = parts().next() else {
+        let in_parts = |sequence: &Sequence<'_>| sequence.n_parts > 1;
+        let parts = || self.sequences(pieces.clone()).filter(in_parts);
+        let Some(first) = parts().next() else {
             return;
         };
         let width = n_heads * value_dim;
-        let first = self.batch.rows[first].first;
+        let first = first.piece.rows.first;
         let n_rows = parts()
-            .next_back()
-            .map_or(0, |(i, _)| self.batch.rows[i].first + 1 - first);
+            .last()
+            .map_or(0, |sequence| sequence.piece.rows.first + 1 - first);
         let work = parts()
-            .map(|(_, sequence)| sequence.partials_len())
+            .map(|sequence| sequence.partials_len())
             .max()
             .unwrap_or(1);
         let out = share::Rows::new(&mut out[first * width..][..n_rows * width], width);
@@ -444,10 +485,10 @@ impl Call<'_> {
             .pool
             .split(n_rows, MIN_WORK.div_ceil(work), out, |rows, out| {
                 let mut partials = partials;
-                for (i, sequence) in parts() {
+                for sequence in parts() {
                     let (parts, rest) = partials.split_at(sequence.partials_len());
                     partials = rest;
-                    let row = self.batch.rows[i].first - first;
+                    let row = sequence.piece.rows.first - first;
                     if rows.contains(&row) {
                         let out = &mut out[(row - rows.start) * width..][..width];
                         attend::merge(parts, sequence.n_parts, value_dim, out);

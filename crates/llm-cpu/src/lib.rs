@@ -58,6 +58,7 @@ mod workspace;
 pub use error::CpuError;
 pub use isa::Isa;
 pub use kv_pool::KvPool;
+pub use matvec::FEW_ROWS;
 pub use memory::Buffer;
 pub use pages::CpuPages;
 pub use pairs::Compute;

@@ -173,6 +173,9 @@ pub(crate) fn padded_cols(cols: usize, geometry: Geometry) -> usize {
 
 /// The tokens from which on panels of weights pay; below, weights are read row by row.
 pub(crate) const GEMM_TOKENS: usize = 12;
+/// Rows of a sequence that a pass may have while each gets what it gets alone, bit by bit, but for weights in LLM.int8(): its
+/// activations' outliers are columns of all rows.
+pub const FEW_ROWS: usize = GEMM_TOKENS - 1;
 /// The same for 4-bit weights of whole blocks, whose panels take longer to make.
 pub(crate) const GEMM_TOKENS_4BIT: usize = 32;
 /// Bytes of one prefetch.

@@ -9,13 +9,13 @@ use llm_backend::{
     Allocation, Backend, BackendError, HostPages, LinearPart, NormOp, Ops, Output, Queue,
 };
 use llm_conformance::{
-    check, check_packed, check_packed_reproducible, check_reproducible, check_rounded_packed,
-    check_rounded_reproducible,
+    check, check_few_rows, check_packed, check_packed_reproducible, check_reproducible,
+    check_rounded_packed, check_rounded_reproducible,
 };
 use llm_quant::{Activations, Parts, Scheme, StoredWeight};
 use llm_tensor::{DType, HostBytes, KvShape, KvValues, Norm, WorkspaceShape};
 
-use crate::{Cpu, CpuError, CpuOptions, Isa};
+use crate::{Cpu, CpuError, CpuOptions, FEW_ROWS, Isa};
 
 pub(crate) fn cpu(isa: Isa, n_threads: usize) -> Arc<Cpu> {
     let cpu = Cpu::new(CpuOptions {
@@ -46,6 +46,7 @@ fn check_isa(isa: Isa) {
     let two = cpu(isa, 2);
     check(&two);
     check_packed(&two);
+    check_few_rows(&two, FEW_ROWS);
     for n_threads in 1..=3 {
         check_reproducible(&two, &cpu(isa, n_threads));
         check_packed_reproducible(&two, &cpu(isa, n_threads));

@@ -5,7 +5,7 @@ use std::vec::IntoIter;
 use llm_runtime::{Limits, Session};
 
 use crate::client::{Client, Token};
-use crate::generation::{Completion, EndReason, Generation};
+use crate::generation::{After, Completion, EndReason, Generation};
 use crate::held::Held;
 use crate::logprobs::Logprobs;
 use crate::{EngineError, Result, complete};
@@ -43,14 +43,6 @@ struct Active<'a, T> {
     pending: Vec<u32>,
     /// Positions that the sequence has left.
     room: usize,
-}
-
-/// Result of a pass for a sequence.
-enum After<'l> {
-    /// `[vocab]`.
-    Logits(&'l [f32]),
-    /// The most probable token.
-    Id(u32),
 }
 
 /// Results of a pass, in the order of its items.
@@ -360,7 +352,7 @@ impl<T: Client> Active<'_, T> {
         let n_top = self.generation.settings().logprobs;
         let (id, logprobs) = match after {
             After::Logits(logits) => {
-                let id = self.generation.choose(logits)?;
+                let id = self.generation.choose(after)?;
                 (id, n_top.map(|n| Logprobs::of(logits, id, n)))
             }
             After::Id(id) => (id, None),

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use llm_runtime::{RuntimeError, Session};
 
-use crate::generation::{Completion, EndReason, Generation, Timings};
+use crate::generation::{Completion, EndReason, Generation, Timings, print_piece};
+use crate::speculate::{self, Passed};
 use crate::{EngineError, beams};
 
 /// Appends `ids`, the end of the prompt, to the session's first sequence and brings the answer to its end; `print`
@@ -24,6 +25,7 @@ pub fn complete<E: From<EngineError>>(
         return beams::complete(session, generation, ids, print);
     }
     generation.share(generation.prompt().len() - ids.len());
+    let mut drafts = generation.take_drafts();
     let context = session.limits().context;
     let begin = Instant::now();
     let mut next = generation.first(session, ids);
@@ -35,22 +37,29 @@ pub fn complete<E: From<EngineError>>(
             Err(EngineError::Runtime(RuntimeError::Interrupted)) => break EndReason::Interrupted,
             Err(error) => return Err(error.into()),
         };
-        let (piece, end) = generation.push(id, context - session.len(0))?;
-        print_piece(&piece, print)?;
-        if let Some(end) = end {
+        if let Some(end) = generation.take(id, context - session.len(0), print)? {
             break end;
         }
-        next = generation.next(session, id);
+        let Some(drafts) = &mut drafts else {
+            next = generation.next(session, id);
+            continue;
+        };
+        if generation.draft(session, drafts) > 0 {
+            match speculate::pass(session, &mut generation, drafts, print)? {
+                Passed::Next(id) => next = id,
+                Passed::Ended(end) => break end,
+            }
+        } else {
+            let begin = Instant::now();
+            next = generation.next(session, id);
+            drafts.end_plain(begin.elapsed());
+        }
     };
     let decode = begin.elapsed();
-    let completion = generation.finish(end)?;
+    let completion = Completion {
+        drafts: drafts.map(|drafts| drafts.counts()),
+        ..generation.finish(end)?
+    };
     print_piece(&completion.rest, print)?;
     Ok((completion, Timings { prefill, decode }))
-}
-
-fn print_piece<E>(piece: &str, print: &mut dyn FnMut(&str) -> Result<(), E>) -> Result<(), E> {
-    match piece {
-        "" => Ok(()),
-        piece => print(piece),
-    }
 }

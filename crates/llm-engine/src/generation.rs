@@ -7,6 +7,7 @@ use llm_runtime::{Rules, RuntimeError, Sampler, Session};
 use llm_text::Tokenizer;
 use serde::Serialize;
 
+use crate::draft::{DraftCounts, Drafts};
 use crate::settings::Settings;
 use crate::text::StoppingText;
 use crate::{EngineError, Result};
@@ -58,6 +59,8 @@ pub struct Completion {
     pub end: EndReason,
     /// The seed, where choices are random.
     pub seed: Option<u64>,
+    /// What became of drafts, where there were to be some.
+    pub drafts: Option<DraftCounts>,
 }
 
 /// Time that a completion took.
@@ -83,6 +86,16 @@ pub struct Generation<'a> {
     text: StoppingText<'a>,
     /// Every token that was chosen.
     ids: Vec<u32>,
+    drafts: Option<Drafts>,
+}
+
+/// Result of a pass for a sequence.
+#[derive(Clone, Copy)]
+pub(crate) enum After<'l> {
+    /// `[vocab]`.
+    Logits(&'l [f32]),
+    /// The most probable token.
+    Id(u32),
 }
 
 impl<'a> Generation<'a> {
@@ -122,14 +135,36 @@ impl<'a> Generation<'a> {
             n_shared: 0,
             begin: Instant::now(),
             ids: Vec::new(),
+            drafts: None,
         })
+    }
+
+    /// The same with drafts, which are of use to [`complete`](crate::complete) alone: the answer is the same, in fewer passes.
+    pub fn with_drafts(self, drafts: Drafts) -> Self {
+        Generation {
+            drafts: Some(drafts),
+            ..self
+        }
+    }
+
+    /// Takes the drafts out.
+    pub(crate) fn take_drafts(&mut self) -> Option<Drafts> {
+        self.drafts.take()
+    }
+
+    /// Drafts what may follow on the tokens that were chosen, the last of which is yet to be fed to the first sequence; the number of
+    /// drafts.
+    pub(crate) fn draft(&self, session: &Session, drafts: &mut Drafts) -> usize {
+        // The last token needs no pass after it.
+        let n_left = self.max_new_tokens.saturating_sub(self.ids.len() + 1);
+        drafts.draft(&self.prompt, &self.ids, session.draft_room(0).min(n_left))
     }
 
     /// Appends `ids`, the end of the prompt, to the first sequence, or has the encoder read all of it; chooses the next token.
     pub(crate) fn first(&mut self, session: &mut Session, ids: &[u32]) -> Result<u32> {
         if !self.is_greedy() {
             let logits = self.prefill(session, ids)?;
-            return self.choose(logits);
+            return self.choose(After::Logits(logits));
         }
         let id = match self.settings.start_token {
             Some(start_token) => {
@@ -145,7 +180,7 @@ impl<'a> Generation<'a> {
     pub(crate) fn next(&mut self, session: &mut Session, id: u32) -> Result<u32> {
         match self.is_greedy() {
             true => Ok(session.greedy(0, &[id])?),
-            false => self.choose(session.step(&[(0, id)])?),
+            false => self.choose(After::Logits(session.step(&[(0, id)])?)),
         }
     }
 
@@ -176,11 +211,15 @@ impl<'a> Generation<'a> {
         }
     }
 
-    /// Chooses the next token from its `logits` `[vocab]`.
+    /// Chooses the next token.
     ///
     /// # Errors
     /// When none may follow, or the grammar is too much for its machinery.
-    pub(crate) fn choose(&mut self, logits: &[f32]) -> Result<u32> {
+    pub(crate) fn choose(&mut self, after: After<'_>) -> Result<u32> {
+        let logits = match after {
+            After::Logits(logits) => logits,
+            After::Id(id) => return Ok(id),
+        };
         let Some(constraint) = &mut self.settings.constraint else {
             return Ok(self.sampler.sample(logits)?);
         };
@@ -210,6 +249,18 @@ impl<'a> Generation<'a> {
             None
         };
         Ok((piece, end))
+    }
+
+    /// The same, printing the text; the reason to end.
+    pub(crate) fn take<E: From<EngineError>>(
+        &mut self,
+        id: u32,
+        room: usize,
+        print: &mut dyn FnMut(&str) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Option<EndReason>, E> {
+        let (piece, end) = self.push(id, room)?;
+        print_piece(&piece, print)?;
+        Ok(end)
     }
 
     /// True where the answer takes more time than it may.
@@ -256,6 +307,18 @@ impl<'a> Generation<'a> {
             text,
             rest,
             end,
+            drafts: None,
         })
+    }
+}
+
+/// Prints text, if there is some.
+pub(crate) fn print_piece<E>(
+    piece: &str,
+    print: &mut dyn FnMut(&str) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    match piece {
+        "" => Ok(()),
+        piece => print(piece),
     }
 }

@@ -16,6 +16,14 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The same with room for drafts, of which a pass checks so many after a token: each has logits.
+    pub fn with_drafts(self, n_drafts: usize) -> Self {
+        Limits {
+            n_logits: self.n_logits.max(n_drafts + 1),
+            ..self
+        }
+    }
+
     /// Positions that a layer's cache holds: a window needs itself and what a pass adds before its first row is through.
     pub fn capacity(&self, window: Option<usize>) -> usize {
         window.map_or(self.context, |window| {

@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use llm_engine::{EndReason, Generation, Prefix, Settings, complete};
+use llm_engine::{DraftLength, EndReason, Generation, Prefix, Settings, complete};
 use llm_plan::Workload;
 use llm_runtime::Session;
 use llm_text::{Conversation, Message, Role, Tokenizer};
@@ -17,6 +17,7 @@ use crate::input::template::chat_ids;
 use crate::load::Loaded;
 use crate::open::OpenModel;
 use crate::output::usage;
+use crate::speculate::{told, with_drafts};
 use crate::{defaults, output, signals};
 
 pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
@@ -35,9 +36,11 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
     output::notes(&config.notices);
     let n_sequences = settings.n_sequences();
     let context = args.load.context(model.bound.spec(), CONTEXT)?;
+    let speculate = args.speculate.of(model.bound.spec(), &settings)?;
     let Loaded {
         mut session,
         placed,
+        drafts,
         device,
         time,
     } = model.load(
@@ -46,6 +49,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
         n_sequences,
         n_sequences,
         Workload::default(),
+        speculate,
     )?;
     signals::exit_when_terminated()?;
     eprintln!(
@@ -54,6 +58,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
         time.as_secs_f64()
     );
 
+    let settings = &(settings, drafts);
     let mut dialogue = Dialogue::new(args.system.clone());
     let mut input = Input::open()?;
     while let Some(line) = input.line()? {
@@ -62,7 +67,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
             "/exit" | "/quit" => break,
             "/reset" => dialogue = Dialogue::new(args.system.clone()),
             command if command.starts_with('/') => eprintln!("commands are /reset and /exit"),
-            text => dialogue.turn(text, &mut session, tokenizer, &settings)?,
+            text => dialogue.turn(text, &mut session, tokenizer, settings)?,
         }
     }
     if args.verbose {
@@ -104,7 +109,7 @@ impl Dialogue {
         text: &str,
         session: &mut Session,
         tokenizer: &Tokenizer,
-        settings: &Settings,
+        (settings, drafts): &(Settings, Option<DraftLength>),
     ) -> Result<()> {
         self.messages
             .push(Message::new(Role::User, text.to_owned()));
@@ -125,22 +130,27 @@ impl Dialogue {
                 return Ok(());
             }
         };
+        let generation = with_drafts(generation, *drafts);
         let n_shared = self.prefix.share(session, &ids, settings);
         session.interrupt().clear();
         let (completion, timings) =
             complete(session, generation, &ids[n_shared..], &mut output::print)?;
         output::print("\n")?;
-        output::closing_line([
-            format!(
-                "prompt {}",
-                output::tokens(ids.len() - n_shared, timings.prefill)
-            ),
-            format!(
-                "decode {}",
-                output::tokens(completion.ids.len().saturating_sub(1), timings.decode)
-            ),
-            format!("context {} of {}", session.len(0), session.limits().context),
-        ]);
+        output::closing_line(
+            [
+                format!(
+                    "prompt {}",
+                    output::tokens(ids.len() - n_shared, timings.prefill)
+                ),
+                format!(
+                    "decode {}",
+                    output::tokens(completion.ids.len().saturating_sub(1), timings.decode)
+                ),
+                format!("context {} of {}", session.len(0), session.limits().context),
+            ]
+            .into_iter()
+            .chain(told(&completion)),
+        );
         if completion.end == EndReason::Context {
             let context = session.limits().context;
             eprintln!("{}", output::context_is_full(session.spec(), context));

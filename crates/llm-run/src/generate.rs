@@ -14,6 +14,7 @@ use crate::cli::GenerateArgs;
 use crate::load::Loaded;
 use crate::output::usage;
 use crate::resident::{ResidentReport, ResidentSet};
+use crate::speculate::{told, with_drafts};
 use crate::{demo, output, signals};
 
 mod batch;
@@ -41,6 +42,7 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
     let needed = prompt_ids.len().saturating_add(n_new);
     let context = args.load.context(model.bound.spec(), needed)?;
     let n_sequences = settings.n_sequences();
+    let speculate = args.speculate.of(model.bound.spec(), &settings)?;
     let workload = Workload {
         n_prompt: prompt_ids.len(),
         n_new,
@@ -50,11 +52,20 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
     let Loaded {
         mut session,
         placed,
+        drafts,
         device,
         time: load,
-    } = model.load(&args.load, context, n_sequences, n_sequences, workload)?;
+    } = model.load(
+        &args.load,
+        context,
+        n_sequences,
+        n_sequences,
+        workload,
+        speculate,
+    )?;
     let after_load = ResidentSet::now();
     let generation = Generation::new(session.spec(), tokenizer, settings.clone(), &prompt_ids)?;
+    let generation = with_drafts(generation, drafts);
     let mut print = |piece: &str| {
         if args.json {
             Ok(())
@@ -86,6 +97,8 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
                 "decode_seconds": timings.decode.as_secs_f64(),
                 "decode_tokens_per_second": output::rate(n_decoded, timings.decode),
             },
+            // Null where no token was to be guessed.
+            "speculation": completion.drafts,
             "memory": ResidentReport::up_to_now(before_load, after_load, &placed, &session),
         });
         output::print(&output::json(&report)?)?;
@@ -104,6 +117,9 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
         eprintln!("{}", output::context_is_full(session.spec(), context));
     }
     if args.verbose {
+        told(&completion)
+            .iter()
+            .for_each(|told| eprintln!("{told}"));
         eprint!("{}", usage::compare(&placed, &session));
     }
     Ok(match completion.end {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result};
 use indicatif::ProgressBar;
 use llm_backend::BackendError;
+use llm_engine::DraftLength;
 use llm_plan::{Home, Limits, Plan, RunOn, Strategy, Workload};
 use llm_quant::{LoadIn, QuantConfig};
 use llm_runtime::{Event, Interrupt, LoadOptions, OffloadOptions, RuntimeError, Session, load_on};
@@ -20,13 +21,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub(crate) use self::rounding::Rounding;
 
 use self::devices::Devices;
-use self::request::LoadRequest;
+use self::request::{LoadRequest, Planned};
 use crate::cli::{ComputeDType, DeviceArg, LoadArgs};
 use crate::open::OpenModel;
 use crate::output::usage;
 use crate::placement::gpus::MachineGpus;
 use crate::placement::placed::Placed;
 use crate::placement::request::limits;
+use crate::speculate::Speculate;
 use crate::system::{Gpu, expect_offload_folder};
 use crate::{checksum, output, signals};
 
@@ -34,6 +36,8 @@ use crate::{checksum, output, signals};
 pub(crate) struct Loaded {
     pub(crate) session: Session,
     pub(crate) placed: Placed,
+    /// Drafts of an answer, where there are to be some.
+    pub(crate) drafts: Option<DraftLength>,
     /// Names of the devices that compute.
     pub(crate) device: String,
     /// Duration of loading.
@@ -53,12 +57,13 @@ impl OpenModel {
         n_sequences: usize,
         n_logits: usize,
         workload: Workload,
+        speculate: Speculate,
     ) -> Result<Loaded> {
         let interrupt = Interrupt::default();
         let raised = interrupt.clone();
         signals::watch(move |_| raised.raise())?;
         let limits = limits(self.bound.spec(), context, n_sequences, n_logits);
-        self.load_under(args, limits, workload, &interrupt, &mut |_| ())
+        self.load_under(args, limits, (workload, speculate), &interrupt, &mut |_| ())
     }
 
     /// The same for such `limits`, under an interrupt that others raise. Progress is told to `watch`, too.
@@ -69,7 +74,7 @@ impl OpenModel {
         &self,
         args: &LoadArgs,
         limits: Limits,
-        workload: Workload,
+        (workload, speculate): (Workload, Speculate),
         interrupt: &Interrupt,
         watch: &mut dyn FnMut(Event),
     ) -> Result<Loaded> {
@@ -85,8 +90,15 @@ impl OpenModel {
             quant: quant.as_ref(),
             limits,
             workload,
+            speculate,
         };
-        let (plan, gpus, budgets) = request.plan(&cpu)?;
+        let Planned {
+            plan,
+            gpus,
+            budgets,
+            limits,
+            drafts,
+        } = request.plan(&cpu)?;
         let encodings = self.bound.encodings(args.dtype, quant.as_ref())?;
         let rounding = Rounding::of(args.activations, &self.bound, &encodings, &plan)?;
         output::notes(
@@ -120,7 +132,7 @@ impl OpenModel {
             dtype: args.dtype,
             quant: quant.as_ref(),
             encoder: devices.encoder(),
-            limits: request.limits,
+            limits,
             offload: Some(OffloadOptions {
                 map: &plan.map,
                 // Nothing is written where nothing rests on disk.
@@ -144,6 +156,7 @@ impl OpenModel {
         output::notes(usage::pageable(&session).as_slice());
         Ok(Loaded {
             session,
+            drafts,
             device: devices.names(),
             placed: Placed {
                 plan,

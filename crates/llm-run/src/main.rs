@@ -34,6 +34,7 @@ mod score;
 mod serve;
 mod shard;
 mod signals;
+mod speculate;
 mod system;
 mod verify;
 

@@ -19,6 +19,7 @@ use crate::input::read_file;
 use crate::load::Loaded;
 use crate::open::OpenModel;
 use crate::output::{self, usage};
+use crate::speculate::Speculate;
 
 pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
     if args.token_ids.is_none() && args.text.is_none() {
@@ -43,7 +44,14 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
         placed,
         time,
         ..
-    } = model.load(&args.load, context, 1, LOGITS_AT_ONCE, workload)?;
+    } = model.load(
+        &args.load,
+        context,
+        1,
+        LOGITS_AT_ONCE,
+        workload,
+        Speculate::Off,
+    )?;
 
     let begin = std::time::Instant::now();
     let mut sink = match &args.logits {

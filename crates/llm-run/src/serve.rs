@@ -22,6 +22,7 @@ use crate::input::read_file;
 use crate::load::Loaded;
 use crate::open::OpenModel;
 use crate::placement::request::limits;
+use crate::speculate::Speculate;
 use crate::{defaults, output, signals};
 
 pub(crate) fn serve(args: ServeArgs) -> Result<ExitCode> {
@@ -124,12 +125,13 @@ fn load(
     let context = args.load.context(spec, CONTEXT)?;
     let n_sequences = batch(args).max(settings.n_sequences());
     let limits = limits(spec, context, n_sequences, n_sequences);
-    let workload = Workload::default();
+    let workload = (Workload::default(), Speculate::Off);
     let Loaded {
         session,
         placed,
         device,
         time,
+        ..
     } = model.load_under(&args.load, limits, workload, interrupt, watch)?;
     let name = name(args);
     eprintln!(

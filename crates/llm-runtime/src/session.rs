@@ -2,6 +2,7 @@
 
 mod advance;
 mod diagnose;
+mod drafts;
 mod rewind;
 mod sequences;
 

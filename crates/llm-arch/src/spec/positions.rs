@@ -51,4 +51,11 @@ impl Positions {
     pub fn borders(&self) -> impl Iterator<Item = usize> {
         self.rotary().iter().filter_map(RotarySpec::border)
     }
+
+    /// The most positions that a sequence of `n_positions` may come to while all of them are told apart as they are.
+    pub fn steady_up_to(&self, n_positions: usize) -> usize {
+        let kinds = self.rotary().iter();
+        let most = kinds.map(|kind| kind.steady_up_to(n_positions)).min();
+        most.unwrap_or(usize::MAX)
+    }
 }

@@ -93,6 +93,52 @@ pub(crate) fn together() -> Vec<Together> {
     cases
 }
 
+/// Sequences whose last rows come alone, and up to `n` in a call: with and without what is between them and the first.
+pub(crate) fn few_rows(n: usize) -> Vec<[AttentionCase; 2]> {
+    let past = |window| Keys::Past { window, spare: 2 };
+    let keys = [
+        past(None),
+        past(Some(5)),
+        past(Some(150)),
+        past(Some(600)),
+        Keys::Chunk(70),
+        Keys::Cross(vec![33]),
+        Keys::Cross(vec![700]),
+    ];
+    let mut pairs = Vec::new();
+    for (i, (keys, first)) in keys
+        .into_iter()
+        .flat_map(|keys| [3, 137, 505, 1100].map(|first| (keys.clone(), first)))
+        .enumerate()
+    {
+        let with = |calls: Vec<usize>| AttentionCase {
+            n_heads: [4, 6, 53][i % 3],
+            n_kv_heads: [2, 3, 1][i % 3],
+            head_dim: [16, 20, 12][i / 3 % 3],
+            dtype: DTYPES[i % 3],
+            keys: keys.clone(),
+            soft_cap: (i % 4 == 3).then_some(3.0),
+            bias: (i % 5 == 2).then_some(Bias {
+                row: 50,
+                zero: 30,
+                magnitude: 2.0,
+            }),
+            values: match i % 6 {
+                5 => KvValues::OfKeys(9),
+                _ => KvValues::Own,
+            },
+            sinks: (i % 3 == 1).then_some(2.0),
+            others: i % 2,
+            calls,
+            ..PLAIN
+        };
+        let after = |calls: Vec<usize>| with([vec![first], calls].concat());
+        let n_rows = 2 * n + 2;
+        pairs.push([after(vec![1; n_rows]), after(vec![n, 2, n])]);
+    }
+    pairs
+}
+
 /// Sequences with these calls, of which every other one is not a number until there are `n_nan` of those.
 fn of_shape(shape: &AttentionCase, calls: &[&[usize]], n_nan: usize) -> Vec<AttentionCase> {
     let sequence = |(i, calls): (usize, &&[usize])| AttentionCase {

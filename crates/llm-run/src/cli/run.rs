@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::load::LoadArgs;
 use super::sampling::SamplingArgs;
 use super::values::{above_zero, token_id};
+use crate::speculate::Speculate;
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
@@ -76,6 +77,15 @@ pub(crate) struct GenerateArgs {
     /// Print what was planned beside what was used, to standard error
     #[arg(short, long)]
     pub(crate) verbose: bool,
+    /// Tokens to guess after each one, by what followed on the same words before, and to check in the same pass: off, a number from
+    /// 1 to 10, or auto
+    ///
+    /// The answer is the same, and where prompt and answer repeat themselves it takes fewer passes. auto guesses where each pass
+    /// reads weights from disk and costs about the same for many tokens as for one, and as many as prove right; nothing where
+    /// weights are in memory, experts are on disk, GPUs compute or weights are in LLM.int8(), for which a number may change the
+    /// choice between two tokens that are about as probable.
+    #[arg(long, value_name = "off|auto|N", default_value = "off", allow_negative_numbers = true, conflicts_with = "prompts", value_parser = Speculate::parse)]
+    pub(crate) speculate: Speculate,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
@@ -114,6 +124,9 @@ pub(crate) struct ChatArgs {
     /// Print what was planned beside what was used, to standard error
     #[arg(short, long)]
     pub(crate) verbose: bool,
+    /// Tokens to guess after each one and to check in the same pass: off, a number from 1 to 10, or auto, as `generate --help` has it
+    #[arg(long, value_name = "off|auto|N", default_value = "off", allow_negative_numbers = true, value_parser = Speculate::parse)]
+    pub(crate) speculate: Speculate,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]

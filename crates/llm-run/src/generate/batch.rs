@@ -24,6 +24,7 @@ use crate::load::Loaded;
 use crate::open::OpenModel;
 use crate::output::words::counted;
 use crate::output::{self, usage};
+use crate::speculate::Speculate;
 
 /// Continues the prompts of a file, or of standard input; prints each result as it ends.
 pub(super) fn batch(args: &GenerateArgs, path: &Path) -> Result<ExitCode> {
@@ -61,6 +62,7 @@ pub(super) fn batch(args: &GenerateArgs, path: &Path) -> Result<ExitCode> {
         n_sequences,
         n_sequences,
         Workload::default(),
+        Speculate::Off,
     )?;
 
     let begin = Instant::now();

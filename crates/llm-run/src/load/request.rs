@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use llm_cpu::Cpu;
+use llm_engine::DraftLength;
 use llm_plan::{Budgets, Limits, Plan, Request, Verdict, Workload, advice};
 use llm_quant::QuantConfig;
 use llm_runtime::BoundModel;
@@ -15,6 +16,7 @@ use crate::placement::offload::{choose_faster, read_from};
 use crate::placement::program;
 use crate::placement::request::PlanSetting;
 use crate::resident::ResidentSet;
+use crate::speculate::{self, Speculate};
 
 /// A model that is to be loaded.
 pub(super) struct LoadRequest<'a> {
@@ -24,15 +26,28 @@ pub(super) struct LoadRequest<'a> {
     pub(super) limits: Limits,
     /// Tokens that it is to be fast for.
     pub(super) workload: Workload,
+    /// Drafts, which take rows of logits of their own.
+    pub(super) speculate: Speculate,
+}
+
+/// The plan that a model is loaded by.
+pub(super) struct Planned {
+    pub(super) plan: Plan,
+    /// Those of this machine.
+    pub(super) gpus: MachineGpus,
+    /// What the memories may hold.
+    pub(super) budgets: Budgets,
+    pub(super) limits: Limits,
+    pub(super) drafts: Option<DraftLength>,
 }
 
 impl LoadRequest<'_> {
     /// The plan by which it is loaded: GPUs compute with what they hold, and with weights in RAM and on disk they or `cpu`,
-    /// as is faster. With it the GPUs of this machine, and what the memories may hold.
+    /// as is faster.
     ///
     /// # Errors
     /// When it does not fit, or the user asks for more than this version does.
-    pub(super) fn plan(&self, cpu: &Cpu) -> Result<(Plan, MachineGpus, Budgets)> {
+    pub(super) fn plan(&self, cpu: &Cpu) -> Result<Planned> {
         let place = &self.args.place;
         let encodings = self.model.encodings(self.args.dtype, self.quant)?;
         let mut setting = PlanSetting::new(cpu, place, Some((self.model, &encodings)))?;
@@ -47,18 +62,46 @@ impl LoadRequest<'_> {
         // What the driver took of RAM is resident by now. A tokenizer with far more tokens than the model has is beyond what a plan can foresee.
         let program = program::with_model(self.model).max(ResidentSet::now().resident());
         let skeleton = self.model.skeleton();
-        let mut request = setting.request(skeleton, &stored, encodings, self.limits, program);
+        let (limits, drafts) = match self.speculate {
+            Speculate::Off | Speculate::Auto => (self.limits, None),
+            Speculate::Most(n) => (self.limits.with_drafts(n), Some(DraftLength::Fixed(n))),
+        };
+        let mut request = setting.request(skeleton, &stored, encodings, limits, program);
         let read_from = read_from(self.model);
         choose_faster(&mut request, &setting.memories, &read_from, self.workload)?;
-        match llm_plan::plan(&request)? {
-            Verdict::Fits(plan) => {
-                let budgets = request.budgets.clone();
-                Ok((*plan, setting.memories.gpus, budgets))
-            }
+        let mut plan = match llm_plan::plan(&request)? {
+            Verdict::Fits(plan) => *plan,
             refused @ Verdict::DoesNotFit(_) => {
-                refuse(format!("the model {refused}{}", remedies(&request)?))
+                return refuse(format!("the model {refused}{}", remedies(&request)?));
+            }
+        };
+        let (mut limits, mut drafts) = (limits, drafts);
+        let pays = |plan: &Plan| speculate::pays(plan, self.model, &encodings);
+        if self.speculate == Speculate::Auto && pays(&plan) {
+            request.limits = limits.with_drafts(Speculate::MOST);
+            // Where their rows of logits have no room there are none.
+            if let Verdict::Fits(with_drafts) = llm_plan::plan(&request)?
+                && pays(&with_drafts)
+            {
+                (plan, limits) = (*with_drafts, request.limits);
+                drafts = Some(DraftLength::Adaptive(Speculate::MOST));
             }
         }
+        if let (Speculate::Most(n), Some(why)) = (
+            self.speculate,
+            speculate::otherwise(&plan, self.model, &encodings),
+        ) {
+            let what =
+                "where two tokens are about as probable, another may be chosen than without it";
+            output::notes(&[format!("--speculate {n}: {why}; {what}")]);
+        }
+        Ok(Planned {
+            plan,
+            budgets: request.budgets.clone(),
+            gpus: setting.memories.gpus,
+            limits,
+            drafts,
+        })
     }
 }
 
