@@ -1,22 +1,33 @@
 //! `llm-run chat`: talk with a model.
 
-use std::io::{BufRead, IsTerminal};
+mod command;
+mod dialogue;
+mod lines;
+
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
-use llm_engine::{DraftLength, EndReason, Generation, Prefix, Settings, complete};
+use anyhow::{Error, Result};
+use llm_engine::{
+    DraftLength, EndReason, Generation, Prefix, Settings, Timings, complete, nth_seed,
+};
 use llm_plan::Workload;
-use llm_runtime::Session;
-use llm_text::{Conversation, Message, Role, Tokenizer};
-use rustyline::DefaultEditor;
-use rustyline::error::ReadlineError;
+use llm_runtime::{Interrupt, Session};
+use llm_text::Tokenizer;
 
+use self::command::{Command, HELP};
+use self::dialogue::{Dialogue, Exchange};
+use self::lines::Input;
 use crate::cli::ChatArgs;
-use crate::failure::refuse;
+use crate::failure::{message, refuse};
 use crate::input::template::chat_ids;
 use crate::load::Loaded;
 use crate::open::OpenModel;
 use crate::output::usage;
+use crate::placement::placed::Placed;
+use crate::placement::request::limits;
 use crate::speculate::{told, with_drafts};
 use crate::{defaults, output, signals};
 
@@ -37,41 +48,62 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
     let n_sequences = settings.n_sequences();
     let context = args.load.context(model.bound.spec(), CONTEXT)?;
     let speculate = args.speculate.of(model.bound.spec(), &settings)?;
+    let limits = limits(model.bound.spec(), context, n_sequences, n_sequences);
+    let (interrupt, is_loaded) = (Interrupt::default(), Arc::new(AtomicBool::new(false)));
+    let watched = (interrupt.clone(), Arc::clone(&is_loaded));
+    signals::watch_each(move |signal| {
+        let (interrupt, is_loaded) = &watched;
+        let ends_all = signal != signals::INTERRUPT && is_loaded.load(Ordering::SeqCst);
+        // An answer that was asked to end and goes on is ended with the program.
+        if ends_all || interrupt.is_raised() {
+            std::process::exit(signals::code_after(signal).into());
+        }
+        interrupt.raise();
+    })?;
     let Loaded {
-        mut session,
+        session,
         placed,
         drafts,
         device,
         time,
-    } = model.load(
+    } = model.load_under(
         &args.load,
-        context,
-        n_sequences,
-        n_sequences,
-        Workload::default(),
-        speculate,
+        limits,
+        (Workload::default(), speculate),
+        &interrupt,
+        &mut |_| (),
     )?;
-    signals::exit_when_terminated()?;
+    is_loaded.store(true, Ordering::SeqCst);
     eprintln!(
-        "{} on {device}, loaded in {:.2} s; {context} tokens of context. /reset forgets, /exit or Ctrl-D ends.",
+        "{} on {device}, loaded in {:.2} s; {context} tokens of context. /help lists commands, /exit or Ctrl-D ends.",
         args.model.display(),
         time.as_secs_f64()
     );
 
-    let settings = &(settings, drafts);
-    let mut dialogue = Dialogue::new(args.system.clone());
+    let mut talk = Talk {
+        dialogue: Dialogue {
+            system: args.system.clone(),
+            exchanges: Vec::new(),
+        },
+        prefix: Prefix::default(),
+        n_regenerated: 0,
+        last: None,
+        session,
+        tokenizer,
+        settings,
+        drafts,
+    };
     let mut input = Input::open()?;
-    while let Some(line) = input.line()? {
-        match line.trim() {
-            "" => {}
-            "/exit" | "/quit" => break,
-            "/reset" => dialogue = Dialogue::new(args.system.clone()),
-            command if command.starts_with('/') => eprintln!("commands are /reset and /exit"),
-            text => dialogue.turn(text, &mut session, tokenizer, settings)?,
+    while let Some(text) = input.message()? {
+        match Command::of(&text) {
+            Some(Command::Exit) => break,
+            Some(command) => talk.command(command, &placed)?,
+            None if text.trim().is_empty() => {}
+            None => talk.turn(text.trim())?,
         }
     }
     if args.verbose {
-        eprint!("{}", usage::compare(&placed, &session));
+        eprint!("{}", usage::compare(&placed, &talk.session));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -83,149 +115,212 @@ const CONTEXT: usize = 8192;
 /// Tokens of an answer unless told otherwise.
 const MAX_NEW_TOKENS: usize = 1024;
 
-struct Dialogue {
-    /// The system's message, if any, then the user's and the model's in turn.
-    messages: Vec<Message>,
-    n_system: usize,
+/// A conversation with a model.
+struct Talk<'a> {
+    dialogue: Dialogue,
     prefix: Prefix,
+    /// Answers that were made anew since the last question.
+    n_regenerated: u64,
+    last: Option<Last>,
+    session: Session,
+    tokenizer: &'a Tokenizer,
+    settings: Settings,
+    drafts: Option<DraftLength>,
 }
 
-impl Dialogue {
-    fn new(system: Option<String>) -> Self {
-        let messages: Vec<_> = system
-            .map(|content| Message::new(Role::System, content))
-            .into_iter()
-            .collect();
-        Dialogue {
-            n_system: messages.len(),
-            messages,
-            prefix: Prefix::default(),
+/// What the last answer took.
+struct Last {
+    n_computed: usize,
+    n_prompt: usize,
+    n_generated: usize,
+    timings: Timings,
+}
+
+impl Talk<'_> {
+    /// Does what a command asks for. What the user can mend is said, and the conversation goes on.
+    fn command(&mut self, command: Command<'_>, placed: &Placed) -> Result<()> {
+        match command {
+            // The caller ends.
+            Command::Exit => {}
+            Command::Help => eprintln!("{HELP}"),
+            Command::Unknown(name) => eprintln!("no command is {name}; /help lists them"),
+            Command::Reset => {
+                let system = self.dialogue.system.take();
+                self.take_up(Dialogue {
+                    system,
+                    exchanges: Vec::new(),
+                });
+            }
+            Command::System("") => match &self.dialogue.system {
+                Some(text) => eprintln!("{text}"),
+                None => eprintln!("there are no instructions; /system TEXT gives some"),
+            },
+            Command::System(text) => self.dialogue.system = Some(text.to_owned()),
+            Command::Save("") | Command::Load("") => eprintln!("a file has to be named"),
+            Command::Save(file) => match self.dialogue.save(Path::new(file)) {
+                Ok(()) => eprintln!("saved {}", counted(&self.dialogue)),
+                Err(error) => say(&error),
+            },
+            Command::Load(file) => match Dialogue::load(Path::new(file)) {
+                Ok(dialogue) => {
+                    eprintln!("loaded {}", counted(&dialogue));
+                    self.take_up(dialogue);
+                }
+                Err(error) => say(&error),
+            },
+            Command::Stats => self.stats(placed),
+            Command::Regenerate if !self.settings.draws() => eprintln!(
+                "answers are not random here, and the same would come; --temperature has them be"
+            ),
+            Command::Regenerate => match self.dialogue.exchanges.pop() {
+                None => eprintln!("there is no answer yet"),
+                Some(Exchange { question, answer }) => {
+                    self.n_regenerated += 1;
+                    let n_before = self.dialogue.exchanges.len();
+                    self.answer(&question)?;
+                    if self.dialogue.exchanges.len() == n_before {
+                        self.dialogue.exchanges.push(Exchange { question, answer });
+                    }
+                }
+            },
         }
+        Ok(())
+    }
+
+    fn take_up(&mut self, dialogue: Dialogue) {
+        (self.dialogue, self.n_regenerated) = (dialogue, 0);
     }
 
     /// Asks and prints the answer. What the user can mend is said and forgotten; the conversation goes on.
-    fn turn(
-        &mut self,
-        text: &str,
-        session: &mut Session,
-        tokenizer: &Tokenizer,
-        (settings, drafts): &(Settings, Option<DraftLength>),
-    ) -> Result<()> {
-        self.messages
-            .push(Message::new(Role::User, text.to_owned()));
-        let Some(ids) = self.fitting_ids(session, tokenizer, settings)? else {
-            self.messages.pop();
+    fn turn(&mut self, text: &str) -> Result<()> {
+        self.n_regenerated = 0;
+        self.answer(text)
+    }
+
+    fn answer(&mut self, question: &str) -> Result<()> {
+        let Some(ids) = self.fitting_ids(question)? else {
             eprintln!(
                 "this message alone does not fit the context of {} tokens",
-                session.limits().context
+                self.session.limits().context
             );
             return Ok(());
         };
-        let generation = Generation::new(session.spec(), Some(tokenizer), settings.clone(), &ids);
-        let generation = match generation {
+        let mut settings = self.settings.clone();
+        if self.n_regenerated > 0 {
+            settings.seed = nth_seed(settings.seed, self.n_regenerated);
+        }
+        let session = &mut self.session;
+        let begun = Generation::new(session.spec(), Some(self.tokenizer), settings.clone(), &ids);
+        let generation = match begun {
             Ok(generation) => generation,
             Err(error) => {
-                self.messages.pop();
                 eprintln!("{error:#}");
                 return Ok(());
             }
         };
-        let generation = with_drafts(generation, *drafts);
-        let n_shared = self.prefix.share(session, &ids, settings);
+        let generation = with_drafts(generation, self.drafts);
+        let n_shared = self.prefix.share(session, &ids, &settings);
         session.interrupt().clear();
         let (completion, timings) =
             complete(session, generation, &ids[n_shared..], &mut output::print)?;
         output::print("\n")?;
-        output::closing_line(
-            [
-                format!(
-                    "prompt {}",
-                    output::tokens(ids.len() - n_shared, timings.prefill)
-                ),
-                format!(
-                    "decode {}",
-                    output::tokens(completion.ids.len().saturating_sub(1), timings.decode)
-                ),
-                format!("context {} of {}", session.len(0), session.limits().context),
-            ]
-            .into_iter()
-            .chain(told(&completion)),
-        );
+        let last = self.last.insert(Last {
+            n_computed: ids.len() - n_shared,
+            n_prompt: ids.len(),
+            n_generated: completion.ids.len(),
+            timings,
+        });
+        let parts = last.parts().into_iter().chain([context_of(session)]);
+        output::closing_line(parts.chain(told(&completion)));
         if completion.end == EndReason::Context {
             let context = session.limits().context;
             eprintln!("{}", output::context_is_full(session.spec(), context));
         }
         session.interrupt().clear();
         self.prefix.hold(session, ids, &completion.ids);
-        self.messages
-            .push(Message::new(Role::Assistant, completion.text));
+        self.dialogue.exchanges.push(Exchange {
+            question: question.to_owned(),
+            answer: completion.text,
+        });
         Ok(())
     }
 
     /// The conversation's ids with room for an answer, its oldest exchanges forgotten as far as needed; nothing when
-    /// even the last message alone leaves no room.
-    fn fitting_ids(
-        &mut self,
-        session: &Session,
-        tokenizer: &Tokenizer,
-        settings: &Settings,
-    ) -> Result<Option<Vec<u32>>> {
-        let context = session.limits().context;
-        let mut n_forgotten = 0;
-        loop {
-            let ids = chat_ids(tokenizer, &Conversation::new(self.messages.clone()))?;
-            let n_new = settings.max_new_tokens(settings.begin(&ids).len());
+    /// even the question alone leaves no room.
+    fn fitting_ids(&mut self, question: &str) -> Result<Option<Vec<u32>>> {
+        let context = self.session.limits().context;
+        let exchanges = &self.dialogue.exchanges;
+        for n_forgotten in 0..=exchanges.len() {
+            let shorter = Dialogue {
+                system: self.dialogue.system.clone(),
+                exchanges: exchanges[n_forgotten..].to_vec(),
+            };
+            let ids = chat_ids(self.tokenizer, &shorter.asking(question))?;
+            let n_new = self
+                .settings
+                .max_new_tokens(self.settings.begin(&ids).len());
             // A quarter of the context is enough to ask of a small one.
             let room = n_new.unwrap_or(1).min(context / 4).max(1);
             if ids.len() + room <= context {
                 if n_forgotten > 0 {
                     eprintln!(
-                        "(the oldest {n_forgotten} messages no longer fit the context and are forgotten)"
+                        "(the oldest {} messages no longer fit the context and are forgotten)",
+                        2 * n_forgotten
                     );
+                    self.dialogue = shorter;
                 }
                 return Ok(Some(ids));
             }
-            // A question and its answer.
-            let exchange = self.n_system..self.n_system + 2;
-            if exchange.end >= self.messages.len() {
-                return Ok(None);
-            }
-            n_forgotten += self.messages.drain(exchange).len();
         }
+        Ok(None)
+    }
+
+    /// Says what the conversation takes, and the model.
+    fn stats(&self, placed: &Placed) {
+        let said = counted(&self.dialogue);
+        match &self.last {
+            None => eprintln!("{said}, and no answer yet"),
+            Some(last) => {
+                let shared = last.n_prompt - last.n_computed;
+                let shared = format!("{shared} of {} prompt tokens were there", last.n_prompt);
+                let parts = [said, context_of(&self.session), shared];
+                output::closing_line(parts.into_iter().chain(last.parts()));
+            }
+        }
+        eprint!("{}", usage::compare(placed, &self.session));
     }
 }
 
-/// Lines from a terminal, with editing and history, or from a pipe.
-enum Input {
-    Terminal(Box<DefaultEditor>),
-    Pipe,
+impl Last {
+    /// `prompt 7 tokens at 120.1 tokens/s`, and the same of the answer.
+    fn parts(&self) -> [String; 2] {
+        let n_decoded = self.n_generated.saturating_sub(1);
+        [
+            format!(
+                "prompt {}",
+                output::tokens(self.n_computed, self.timings.prefill)
+            ),
+            format!("decode {}", output::tokens(n_decoded, self.timings.decode)),
+        ]
+    }
 }
 
-impl Input {
-    fn open() -> Result<Self> {
-        Ok(if std::io::stdin().is_terminal() {
-            Input::Terminal(Box::new(DefaultEditor::new()?))
-        } else {
-            Input::Pipe
-        })
-    }
+/// `context 34 of 512`.
+fn context_of(session: &Session) -> String {
+    format!("context {} of {}", session.len(0), session.limits().context)
+}
 
-    /// The next line; nothing at the end.
-    fn line(&mut self) -> Result<Option<String>> {
-        match self {
-            Input::Terminal(editor) => match editor.readline("> ") {
-                Ok(line) => {
-                    editor.add_history_entry(&line)?;
-                    Ok(Some(line))
-                }
-                Err(ReadlineError::Eof | ReadlineError::Interrupted) => Ok(None),
-                Err(error) => Err(error.into()),
-            },
-            Input::Pipe => {
-                let mut line = String::new();
-                let n = std::io::stdin().lock().read_line(&mut line)?;
-                Ok((n > 0).then_some(line))
-            }
-        }
+/// `3 questions and answers`.
+fn counted(dialogue: &Dialogue) -> String {
+    match dialogue.exchanges.len() {
+        1 => "1 question and its answer".to_owned(),
+        n => format!("{n} questions and answers"),
+    }
+}
+
+/// Says what the user can mend.
+fn say(error: &Error) {
+    if let Some(text) = message(error) {
+        eprintln!("{text}");
     }
 }

@@ -14,21 +14,25 @@ static FIRST: AtomicI32 = AtomicI32::new(0);
 /// Calls `stop` with the first signal, so that what was begun is brought to an end in order. A second one ends the
 /// program as it is.
 pub(crate) fn watch(stop: impl Fn(i32) + Send + 'static) -> Result<()> {
-    let mut signals = vec![SIGINT, SIGTERM];
-    // Whoever starts a program with nohup wants it to outlive the terminal.
-    if !is_ignored(SIGHUP) {
-        signals.push(SIGHUP);
-    }
-    let mut signals = Signals::new(signals).context("cannot watch for signals")?;
+    let has_come = AtomicBool::new(false);
+    watch_each(move |signal| {
+        if has_come.swap(true, Ordering::Relaxed) {
+            std::process::exit(exit_code().into());
+        }
+        stop(signal);
+    })
+}
+
+/// The signal that Ctrl-C sends.
+pub(crate) const INTERRUPT: i32 = SIGINT;
+
+/// Calls `on` with every signal that asks the program to stop: it decides what ends.
+pub(crate) fn watch_each(on: impl Fn(i32) + Send + 'static) -> Result<()> {
+    let mut signals = Signals::new(asking()).context("cannot watch for signals")?;
     let watch = move || {
-        let mut has_come = false;
         for signal in signals.forever() {
-            if has_come {
-                std::process::exit(exit_code().into());
-            }
-            has_come = true;
             let _ = FIRST.compare_exchange(0, signal, Ordering::Relaxed, Ordering::Relaxed);
-            stop(signal);
+            on(signal);
         }
     };
     let thread = std::thread::Builder::new().name("signals".to_owned());
@@ -36,21 +40,26 @@ pub(crate) fn watch(stop: impl Fn(i32) + Send + 'static) -> Result<()> {
     Ok(())
 }
 
-/// As [`watch`] for a program that has nothing to bring to an end when somebody else than its user stops it.
-pub(crate) fn exit_when_terminated() -> Result<()> {
-    watch(|signal| {
-        if signal != SIGINT {
-            std::process::exit(exit_code().into());
-        }
-    })
+/// Signals that ask a program to stop.
+fn asking() -> Vec<i32> {
+    let mut signals = vec![SIGINT, SIGTERM];
+    // Whoever starts a program with nohup wants it to outlive the terminal.
+    if !is_ignored(SIGHUP) {
+        signals.push(SIGHUP);
+    }
+    signals
 }
 
 /// 128 and the signal's number, as shells have it; as after Ctrl-C where there was none.
 pub(crate) fn exit_code() -> u8 {
-    let signal = match FIRST.load(Ordering::Relaxed) {
+    code_after(match FIRST.load(Ordering::Relaxed) {
         0 => SIGINT,
         signal => signal,
-    };
+    })
+}
+
+/// The same after such a signal.
+pub(crate) fn code_after(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 

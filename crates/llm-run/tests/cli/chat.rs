@@ -41,7 +41,10 @@ fn each_answer_follows_from_all_that_was_said() {
     assert_eq!(answers.len(), 3, "{answers:?}");
     assert_eq!(answers[0], answers[2], "the same after a reset");
     assert_ne!(answers[0], answers[1], "another with a past");
-    assert!(said.contains("commands are /reset and /exit"), "{said}");
+    assert!(
+        said.contains("no command is /nonsense; /help lists"),
+        "{said}"
+    );
     // The first turn takes 5 tokens and makes 12, the last of which is never fed. The second turn's 23 tokens begin
     // with those 16: only the other 7 are computed.
     let turns: Vec<_> = said
@@ -80,4 +83,69 @@ fn a_message_that_cannot_fit_is_refused_and_the_conversation_goes_on() {
         said.contains("does not fit the context of 64 tokens"),
         "{said}"
     );
+}
+
+#[test]
+fn a_conversation_is_saved_and_taken_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("talk.json");
+    let other = folder.path().join("other.txt");
+    std::fs::write(&other, "a letter").unwrap();
+    let (file, other) = (file.display(), other.display());
+    let short = ["--max-new-tokens", "12"];
+    let (answers, said) = chat(
+        &short,
+        &format!("/system Tell.\nOnce upon a time\n/save {file}\n/save {other}\n/save\nA bird\n"),
+    );
+    assert_eq!(answers.len(), 2, "{said}");
+    for words in [
+        "saved 1 question and its answer",
+        "other.txt is no conversation, and is not replaced",
+        "a file has to be named",
+    ] {
+        assert!(said.contains(words), "{words} in {said}");
+    }
+    let lines = format!("/load {other}\n/load {file}\n/system\nA bird\n/stats\n");
+    let (again, said) = chat(&short, &lines);
+    assert_eq!(again[..], answers[1..], "{said}");
+    for words in [
+        "loaded 1 question",
+        "Tell.",
+        "2 questions and answers · context",
+    ] {
+        assert!(said.contains(words), "{words} in {said}");
+    }
+    // What is saved is a line of prompts.
+    let output = run_with_stdin(&["generate", "demo", "--prompts", &file.to_string()], "");
+    assert!(output.stdout.contains("chat template"), "{}", output.stdout);
+}
+
+#[test]
+fn an_answer_is_made_anew_where_it_may_differ() {
+    let (answers, said) = chat(
+        &["--temperature", "1", "--seed", "3", "-n", "12"],
+        "/regenerate\nOnce upon a time\n/regenerate\n/regenerate\n",
+    );
+    assert!(said.contains("there is no answer yet"), "{said}");
+    assert_eq!(answers.len(), 3, "{said}");
+    assert!(
+        answers[0] != answers[1] && answers[1] != answers[2],
+        "{answers:?}"
+    );
+    let (answers, said) = chat(&["-n", "12"], "Once upon a time\n/regenerate\n");
+    assert!(said.contains("the same would come"), "{said}");
+    assert_eq!(answers.len(), 1);
+}
+
+#[test]
+fn messages_may_have_several_lines() {
+    let short = ["--max-new-tokens", "12"];
+    // The template parts messages as a space does.
+    let (answers, said) = chat(
+        &short,
+        "Once upon\\\na time\n/reset\n\"\"\"\nOnce upon\na time\n\"\"\"\n/reset\nOnce upon a time\n",
+    );
+    assert_eq!(answers.len(), 3, "{said}");
+    assert_eq!(answers[0], answers[1], "{said}");
+    assert_ne!(answers[0], answers[2], "a line's end is not a space");
 }

@@ -68,6 +68,26 @@ fn a_chat_that_nobody_types_into_ends() {
     }
 }
 
+#[test]
+fn an_interrupt_ends_an_answer_and_not_the_chat() {
+    let folder = talkative();
+    let mut child = start(&["chat", folder.path().to_str().unwrap()]);
+    let mut input = child.stdin.take().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    for _ in 0..3 {
+        input.write_all(b"Once upon a time\n").unwrap();
+        output.read_exact(&mut [0; 20]).unwrap();
+        send("INT", &child);
+        // Its end, wherever that is.
+        output.read_line(&mut line).unwrap();
+    }
+    drop(input);
+    let (code, said) = ended(child);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(said.matches("decode ").count(), 3, "{said}");
+}
+
 /// A checkpoint of zeros that takes no room on disk and a while to copy.
 fn write_zeros(path: &Path) {
     let n = 600u64 << 20;
