@@ -1,5 +1,11 @@
 //! The page of a server whose model is loaded, by HTTP and in a browser.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails where it meets the unexpected, and says what it skips"
+)]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};

@@ -30,7 +30,7 @@ pub(crate) async fn guard(State(site): State<Arc<Site>>, request: Request, next:
             StatusCode::FORBIDDEN,
             "without a key, requests have to name localhost or an address as their host",
         )),
-        Lock::Local if !is_own(headers) && !(is_of_page(path) && is_visit(headers)) => {
+        Lock::Local if !(is_own(headers) || is_of_page(path) && is_visit(headers)) => {
             Some(ApiError::new(
                 StatusCode::FORBIDDEN,
                 "without a key, pages of other origins than this server's own are not answered",

@@ -73,3 +73,47 @@ fn part(group: UnitGroup) -> ModelPart {
         weights: (group.weights + group.statistics).get(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use llm_cpu::{Cpu, CpuOptions};
+    use llm_plan::WeightDType;
+    use llm_runtime::{LoadOptions, load};
+
+    use super::*;
+    use crate::cli::KeyArgs;
+    use crate::open;
+    use crate::placement::request::limits;
+
+    #[test]
+    fn loading_ends_with_all_bytes_and_all_units() {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models");
+        for name in ["llama", "gemma2", "gemma3n", "olmoe", "t5-v1-style"] {
+            let path = Path::new(fixtures).join(name);
+            let model = open::bind(&path, &KeyArgs::default()).unwrap();
+            let cpu = Arc::new(Cpu::new(CpuOptions::default()).unwrap());
+            let options = LoadOptions {
+                dtype: WeightDType::Auto,
+                quant: None,
+                encoder: &*cpu,
+                limits: limits(model.spec(), 16, 1, 1),
+                offload: None,
+            };
+            let mut told = Vec::new();
+            let mut tell = |event| told.push(progress(event));
+            load(&model, &cpu, &options, &mut tell).unwrap();
+            let amounts: Vec<_> = told.into_iter().filter_map(|told| told.amount).collect();
+            assert!(amounts.is_sorted_by_key(|amount| (amount.done, amount.n_units)));
+            let last = amounts.last().unwrap();
+            assert!(last.total > 0 && last.total_units > 2, "{name}: {last:?}");
+            assert_eq!(
+                (last.done, last.n_units),
+                (last.total, last.total_units),
+                "{name}: {last:?}"
+            );
+        }
+    }
+}

@@ -115,8 +115,8 @@ function noteOf({ usage, end, time, isStopped }) {
   const seconds = (time.last - time.first) / 1000;
   const parts = [];
   if (n) parts.push(n === 1 ? "1 token" : `${n} tokens`);
-  // The first one took the prompt, too.
-  if (n > 1 && seconds > 0) parts.push(`${((n - 1) / seconds).toFixed(1)} tokens/s`);
+  // The first one took the prompt, too. What came all at once was faster than can be told.
+  if (n > 1 && seconds > 0.05) parts.push(`${((n - 1) / seconds).toFixed(1)} tokens/s`);
   if (isStopped) parts.push("stopped");
   else if (end === "length") parts.push("ended at the limit of tokens");
   return parts.join(" · ");

@@ -66,9 +66,9 @@ function memoryNode() {
     piece.dataset.term = term;
     bar.append(piece);
   }
-  const streamed = document.createElement("p");
-  streamed.className = "soft";
-  node.append(figures, bar, streamed);
+  const note = document.createElement("p");
+  note.className = "soft";
+  node.append(figures, bar, note);
   return node;
 }
 
@@ -76,8 +76,10 @@ function fillMemory(node, memory, inUse) {
   const used = memory.kv_cache * inUse;
   const bytes = { weights: memory.weights, used, kept: memory.kv_cache - used, other: memory.other };
   const taken = memory.weights + memory.kv_cache + memory.other;
-  const all = Math.max(memory.budget ?? taken, taken, 1);
-  const [figures, bar, streamed] = node.children;
+  // Of a small model in a large memory nothing could be seen.
+  const isSmall = memory.budget !== null && taken < memory.budget / 10;
+  const all = Math.max(isSmall ? 0 : (memory.budget ?? 0), taken, 1);
+  const [figures, bar, note] = node.children;
   figures.children[0].textContent = memory.name;
   figures.children[1].textContent = memory.budget === null ? size(taken) : `${size(taken)} of ${size(memory.budget)}`;
   for (const piece of bar.children) piece.style.width = `${(100 * bytes[piece.dataset.term]) / all}%`;
@@ -85,8 +87,11 @@ function fillMemory(node, memory, inUse) {
     "aria-label",
     `${memory.name}: ${size(memory.weights)} of weights, ${size(memory.kv_cache)} of KV cache, of which ${size(used)} are in use, ${size(memory.other)} of all else`,
   );
-  streamed.hidden = memory.streamed === 0;
-  streamed.textContent = `${size(memory.streamed)} are brought from here for every token`;
+  const notes = [];
+  if (memory.streamed) notes.push(`${size(memory.streamed)} are brought from here for every token`);
+  if (isSmall) notes.push("drawn without what is free");
+  note.hidden = notes.length === 0;
+  note.textContent = notes.join("; ");
 }
 
 /** Counts of the last seconds, which a rate is made of. */
