@@ -294,7 +294,8 @@ fn answers_of_every_kind_of_model_are_what_they_are_without_drafts() {
                 let n_passes = counts.n_passes + counts.n_accepted;
                 // Some of a pass's drafts may come after the end.
                 assert!(n_passes + 1 >= plain.ids.len(), "{name}: {counts:?}");
-                if honesty == 1.0 {
+                // A dynamic scaling tells positions apart otherwise at each length.
+                if honesty == 1.0 && name != "llama-rope-dynamic" {
                     let most = plain.ids.len() / 2 + 2;
                     assert!(counts.n_passes <= most, "{name}: {counts:?}");
                 }
