@@ -117,7 +117,7 @@ const LEFT_OUT: &str = "
     mixtral-sliding mpt nemotron nemotron-biases nemotron-h-moe olmo2 olmo3 olmoe opt-no-biases phi phi-qk-norm
     phi3-gqa-sliding phi3-longrope-long phi3-longrope-short phi3-partial-rotary phimoe phimoe-plain qwen2-moe qwen2-moe-mixed
     qwen2-sliding qwen3 qwen3-5-moe qwen3-biases qwen3-5-tied qwen3-moe qwen3-next qwen3-next-mixed seed-oss smollm3-sliding
-    stablelm stablelm-parallel starcoder2 t5-v1-style";
+    stablelm stablelm-parallel starcoder2 t5-buckets t5-v1-style";
 
 /// An empty folder; of what is there only a bundle is removed.
 fn prepare(out: &Path) -> Result<()> {
