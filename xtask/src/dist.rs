@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cargo::cargo;
 use crate::fetch_model::run_command;
+use crate::gpu_bundle::strip;
 use crate::sha256;
 
 /// Options of `cargo xtask dist`.
@@ -53,8 +54,7 @@ fn make(root: &Path, out: &Path) -> Result<PathBuf> {
     flags.extend(cargo_home.map(|home| format!("--remap-path-prefix={}=cargo", home.display())));
     build
         .env("CARGO_TARGET_DIR", &target)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
-        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     run_command(build)?;
     let program = target.join("release/llm-run");
 
@@ -69,7 +69,7 @@ fn make(root: &Path, out: &Path) -> Result<PathBuf> {
     }
     let completions = folder.join("completions");
     fs::create_dir_all(&completions)?;
-    fs::copy(&program, folder.join("llm-run"))?;
+    strip(&program, &folder.join("llm-run"))?;
     for file in ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"] {
         fs::copy(root.join(file), folder.join(file))?;
     }

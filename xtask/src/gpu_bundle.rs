@@ -177,7 +177,7 @@ fn executables(messages: &str) -> Vec<(String, PathBuf)> {
     messages.lines().filter_map(of_line).collect()
 }
 
-fn strip(program: &Path, to: &Path) -> Result<()> {
+pub(crate) fn strip(program: &Path, to: &Path) -> Result<()> {
     let mut strip = Command::new("strip");
     strip.arg("--strip-all").arg("-o").arg(to).arg(program);
     let status = strip
