@@ -1,5 +1,7 @@
 //! Choice of the files of a repository that a model is made of.
 
+use std::path::{Path, PathBuf};
+
 use crate::error::ChoiceFlaw;
 use crate::name::FileName;
 
@@ -10,6 +12,16 @@ pub(crate) struct Chosen {
     pub(crate) files: Vec<FileName>,
     /// The file to open; the folder, if there is none.
     pub(crate) opened: Option<FileName>,
+}
+
+impl Chosen {
+    /// The file to open, or the folder of all, in `snapshot`.
+    pub(crate) fn path(&self, snapshot: &Path) -> PathBuf {
+        match &self.opened {
+            Some(file) => file.in_folder(snapshot),
+            None => snapshot.to_owned(),
+        }
+    }
 }
 
 /// Chooses among the files of a repository. `asked` is a file, or what is in the name of one, such as a quantization.

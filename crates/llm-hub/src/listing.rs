@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use crate::choose::{Chosen, choose};
 use crate::error::{AnswerFlaw, HubError};
 use crate::http::{Answer, Http, Method, flaw, number};
 use crate::name::{Commit, FileName, RepoName};
@@ -75,24 +76,38 @@ impl Listing {
         format!("{endpoint}/{}/resolve/{commit}/{}", name.id, path.join("/"))
     }
 
-    /// Bytes and sum of a file: by the list, else by asking for the file alone.
+    /// What is needed of the model, or the file that its name asks for.
+    pub(crate) fn choose(&self, name: &RepoName) -> Result<Chosen, HubError> {
+        let names: Vec<FileName> = self.files.iter().map(|file| file.name.clone()).collect();
+        choose(&names, name.file.as_deref()).map_err(|choice| HubError::Choice {
+            name: name.to_string(),
+            choice,
+        })
+    }
+
+    /// Bytes and sum of a file of the list: by the list, else by asking for the file alone.
+    ///
+    /// # Panics
+    /// When it is not in the list.
     pub(crate) fn describe(
         &self,
         http: &Http<'_>,
         name: &RepoName,
-        file: &RemoteFile,
+        file: &FileName,
     ) -> Result<Known, HubError> {
-        if let Some(known) = &file.known {
+        let listed = self.files.iter().find(|listed| listed.name == *file);
+        let listed = listed.expect("it was chosen among these");
+        if let Some(known) = &listed.known {
             return Ok(known.clone());
         }
-        let url = self.url(http, name, &file.name);
+        let url = self.url(http, name, file);
         let answer = http.ask(Method::Head, &url, None)?;
         self.expect_commit(&answer, &url)?;
         let size = number(&answer.hub_headers, "x-linked-size").or_else(|| answer.length());
         let known = size
             .zip(sum_of(&answer))
             .map(|(size, sum)| Known { size, sum });
-        let undescribed = || flaw(&url, AnswerFlaw::Undescribed(file.name.to_string()));
+        let undescribed = || flaw(&url, AnswerFlaw::Undescribed(file.to_string()));
         known.ok_or_else(undescribed)
     }
 

@@ -18,7 +18,7 @@ use std::thread;
 use tempfile::TempDir;
 
 use crate::cache::{RepoFolder, create_parent};
-use crate::choose::{Kind, choose};
+use crate::choose::Kind;
 use crate::download::{Download, is_whole};
 use crate::error::HubError;
 use crate::event::Event;
@@ -68,11 +68,7 @@ pub fn look(
 ) -> Result<Looked, HubError> {
     let http = Http::new(settings, name, events);
     let listing = Listing::fetch(&http, name)?;
-    let names: Vec<FileName> = listing.files.iter().map(|file| file.name.clone()).collect();
-    let chosen = choose(&names, name.file.as_deref()).map_err(|choice| HubError::Choice {
-        name: name.to_string(),
-        choice,
-    })?;
+    let chosen = listing.choose(name)?;
     let folder = TempDir::with_prefix("llm-run-").map_err(HubError::io(std::env::temp_dir()))?;
     let hub = Arc::new(Hub {
         folder: RepoFolder::new(folder.path(), &name.id),
@@ -84,10 +80,7 @@ pub fn look(
     let snapshot = hub.folder.snapshot(&hub.listing.commit);
     let cache = RepoFolder::new(&settings.cache, &name.id);
     let mut looked = Looked {
-        path: match &chosen.opened {
-            Some(file) => file.in_folder(&snapshot),
-            None => snapshot.clone(),
-        },
+        path: chosen.path(&snapshot),
         commit: hub.listing.commit.clone(),
         files: Vec::new(),
         missing: 0,
@@ -95,9 +88,7 @@ pub fn look(
         _folder: folder,
     };
     for file in chosen.files {
-        let remote = hub.listing.files.iter().find(|remote| remote.name == file);
-        let remote = remote.expect("it was chosen among these");
-        let known = hub.listing.describe(&hub.http, name, remote)?;
+        let known = hub.listing.describe(&hub.http, name, &file)?;
         let (path, blob) = (file.in_folder(&snapshot), cache.blob(&known.sum));
         create_parent(&path)?;
         looked.files.push((file.clone(), known.size));

@@ -70,17 +70,11 @@ fn bring(
     events: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Pulled, HubError> {
     let cache = &http.settings.cache;
-    let names: Vec<FileName> = listing.files.iter().map(|file| file.name.clone()).collect();
-    let chosen = choose(&names, name.file.as_deref()).map_err(|choice| HubError::Choice {
-        name: name.to_string(),
-        choice,
-    })?;
+    let chosen = listing.choose(name)?;
     let folder = RepoFolder::new(cache, &name.id);
     let mut wanted: Vec<(&FileName, Known)> = Vec::new();
     for file in &chosen.files {
-        let remote = listing.files.iter().find(|remote| remote.name == *file);
-        let remote = remote.expect("it was chosen among these");
-        wanted.push((file, listing.describe(http, name, remote)?));
+        wanted.push((file, listing.describe(http, name, file)?));
     }
     let total = wanted.iter().map(|(_, known)| known.size).sum();
     expect_room(&http.settings, &folder, &wanted)?;
@@ -116,9 +110,7 @@ fn bring(
     folder.note(&name.revision, &listing.commit)?;
     let snapshot = folder.snapshot(&listing.commit);
     Ok(Pulled {
-        path: chosen
-            .opened
-            .map_or_else(|| snapshot.clone(), |file| file.in_folder(&snapshot)),
+        path: chosen.path(&snapshot),
         folder: snapshot,
         commit: listing.commit.clone(),
         files: chosen.files,
@@ -151,9 +143,7 @@ pub fn cached(settings: &Settings, name: &RepoName) -> Result<Option<Pulled>, Hu
         .map(|file| fs::metadata(file.in_folder(&snapshot)));
     Ok(Some(Pulled {
         bytes: sizes.flatten().map(|metadata| metadata.len()).sum(),
-        path: chosen
-            .opened
-            .map_or_else(|| snapshot.clone(), |file| file.in_folder(&snapshot)),
+        path: chosen.path(&snapshot),
         folder: snapshot,
         commit,
         files: chosen.files,

@@ -13,7 +13,7 @@ pub(crate) use self::print::units::{UnitGroup, groups};
 use self::report::{Detail, PlanReport};
 use crate::cli::PlanArgs;
 use crate::failure::refuse;
-use crate::hub_model::HubModel;
+use crate::hub_model::{HubModel, ToDownload};
 use crate::open::unknown_checkpoint;
 use crate::output;
 use crate::placement::budgets::MemoryBudgets;
@@ -59,7 +59,9 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     }
     output::print(&match args.json {
         true => print::json::text(&report)?,
-        false => print::text::text(&report, Detail::of(args)) + &to_download(args),
+        false => {
+            print::text::text(&report, Detail::of(args)) + &to_download(model.to_download.as_ref())
+        }
     })?;
     Ok(match report.verdict {
         Verdict::Fits(_) => ExitCode::SUCCESS,
@@ -68,8 +70,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
 }
 
 /// What a model is to be downloaded for, in a line.
-fn to_download(args: &PlanArgs) -> String {
-    let to_download = args.hub.as_ref().and_then(HubModel::to_download);
+fn to_download(to_download: Option<&ToDownload>) -> String {
     to_download.map_or_else(String::new, |download| format!("\n{}", download.text()))
 }
 
@@ -83,7 +84,7 @@ fn plan_headers(args: &PlanArgs, checkpoint: &Checkpoint, reason: &Error) -> Res
     }
     output::print(&match args.json {
         true => output::json(&report.json())?,
-        false => report.text(Detail::of(args)) + &to_download(args),
+        false => report.text(Detail::of(args)) + &to_download(report.to_download.as_ref()),
     })?;
     Ok(match report.verdict {
         PartsVerdict::Fit(_) => ExitCode::SUCCESS,
